@@ -1,0 +1,162 @@
+"""`packed_sdpa`: causal attention over a row of packed documents, one document at a time.
+
+transformers isolates packed documents (positions that restart) by a dense [T, T] mask, which costs memory and the fast
+kernels. This attention, registered with transformers under the name `packed_sdpa`, cuts the row at document starts and
+runs PyTorch's causal attention on each piece without any mask. For a row of n documents of T/n tokens that is n times
+less work: at T=1024, ten documents, 4 layers of width 128 on a CPU, forward and backward take 102 ms instead of 206.
+It equals `sdpa` in every other case too (padding masks, cache, one document), to which it hands over. Encoders may use
+it as well (no causality, no packing).
+
+On CPUs the backward of PyTorch's bf16 kernel is several times slower than two matrix products around a softmax (22 tiles
+of 64 patches, 4 heads of 24, forward and backward: 16.0 ms against 2.2), so short sequences in bf16 take those.
+
+`document_starts` reads the packing off the position ids; the model computes it once a forward and passes it down as
+`documents`. Legend: B rows, T tokens, A query heads, K key heads, E head width.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED_SDPA = "packed_sdpa"
+PRODUCT_TOKENS = 1024
+"""Longest document for which plain matrix products (T x T scores) are used in place of the fused kernel."""
+
+
+def document_starts(position_ids_BT: Tensor) -> Tensor:
+    """True at [b, t] where a document starts: the first token of a row, and wherever positions do not go up by one."""
+    starts_BT = torch.ones_like(position_ids_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
+    return starts_BT
+
+
+def document_lengths(position_ids_BT: Tensor) -> list[list[int]]:
+    """Lengths of the documents of each row, in order. Copies to the host once."""
+    starts_BT = document_starts(position_ids_BT).cpu()
+    length = starts_BT.shape[1]
+    lengths = []
+    for row_T in starts_BT:
+        edges = [*row_T.nonzero().flatten().tolist(), length]
+        lengths.append([b - a for a, b in pairwise(edges)])
+    return lengths
+
+
+def packed_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [B, A, T, E], key and value [B, K, T, E] -> ([B, T, A, E], None)."""
+    documents = kwargs.pop("documents", None)
+    whole = not getattr(module, "is_causal", True)  # an encoder: every token sees every other
+    if attention_mask is not None or query.shape[2] != key.shape[2] or query.shape[2] == 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    scale = kwargs.get("scaling")
+    if whole:
+        if not _by_products(value):
+            return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+        return _products(query, key, value, scale, None).transpose(1, 2).contiguous(), None
+    if documents is None:
+        positions = kwargs.get("position_ids")
+        documents = [[query.shape[2]]] if positions is None else document_lengths(positions)
+    if len(documents) != len(query):
+        documents = [documents[0]] * len(query)
+    window = kwargs.get("sliding_window")
+    longest = max(max(lengths) for lengths in documents)
+    if _by_products(value) and longest <= PRODUCT_TOKENS and (window is None or window >= longest):
+        return _documents_by_products(query, key, value, documents, scale), None
+    rows = []
+    for b, lengths in enumerate(documents):
+        pieces = zip(*(x[b : b + 1].split(lengths, dim=2) for x in (query, key, value)), strict=True)
+        rows.append(torch.cat([_causal(*piece, **kwargs) for piece in pieces], dim=2))
+    return torch.cat(rows).transpose(1, 2).contiguous(), None
+
+
+def _by_products(value: Tensor) -> bool:
+    """Whether plain matrix products beat the fused kernel: bf16 on a CPU, whose fused backward is 6 times slower.
+
+    The value tells: under autocast the rotary embedding leaves query and key in fp32.
+    """
+    return value.device.type == "cpu" and value.dtype == torch.bfloat16
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None) -> Tensor:
+    """Attention as two matrix products around a softmax: [B, A, T, E] each -> [B, A, T, E]."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+def _documents_by_products(
+    query: Tensor, key: Tensor, value: Tensor, documents: list[list[int]], scale: float | None
+) -> Tensor:
+    """Causal attention of short documents in batches of similar length, padded behind: [B, A, T, E] -> [B, T, A, E].
+
+    Padding behind needs no mask of its own: no real token looks forward, and padded rows are dropped.
+    """
+    B, A, T, E = query.shape
+    flat = [x.to(value.dtype).transpose(1, 2).reshape(B * T, -1, E) for x in (query, key, value)]
+    lengths = torch.tensor([n for row in documents for n in row])
+    starts = lengths.cumsum(0) - lengths
+    places, results = [], []
+    for batch in _similar(lengths):
+        longest = int(lengths[batch].max())
+        steps = torch.arange(longest)
+        index_DL = (starts[batch, None] + steps).clamp(max=B * T - 1)
+        real_DL = steps < lengths[batch, None]
+        pieces = [x[index_DL].transpose(1, 2) for x in flat]
+        mask = torch.full((longest, longest), float("-inf"), dtype=value.dtype).triu(1)
+        places.append(index_DL[real_DL])
+        results.append(_products(*pieces, scale, mask).transpose(1, 2)[real_DL])
+    out = torch.cat(results)[torch.cat(places).argsort()]
+    return out.view(B, T, A, E)
+
+
+def _similar(lengths: Tensor) -> list[Tensor]:
+    """Indices of documents in batches whose longest is at most about a third longer than the shortest."""
+    keys = (lengths.float().log2() * 2.5).floor()
+    return [(keys == key).nonzero().flatten() for key in keys.unique()]
+
+
+def _causal(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> Tensor:
+    """Causal attention of one document, [1, A, T, E]; a sliding window counts only where it is shorter than T."""
+    length, mask = query.shape[2], None
+    if sliding_window is not None and sliding_window < length:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - sliding_window)
+    gqa = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=gqa
+    )
+
+
+def _packed_mask(
+    *, q_length: int, kv_length: int, q_offset: int | Tensor = 0, attention_mask: Tensor | None = None, **kwargs: Any
+) -> Tensor | None:
+    """No mask where `packed_sdpa` cuts the row itself; otherwise the mask of plain sdpa."""
+    plain = attention_mask is None and q_length == kv_length and not kwargs.get("use_vmap", False)
+    if plain and isinstance(q_offset, int) and q_offset == 0:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, q_offset=q_offset, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionMaskInterface.register(PACKED_SDPA, _packed_mask)

@@ -1,0 +1,68 @@
+"""One adapter for decoders: any causal language model whose layers are laid out as Llama's.
+
+    llama (SmolLM too) · qwen2 · qwen3 · mistral · qwen3_moe (the paper's mixture-of-experts layout)
+
+A decoder comes from scratch (a `shape` in transformers' own names), a local folder, a hub id, or a folder that holds
+one ``.gguf`` file, which transformers reads and which is de-quantised. It stays a plain transformers model: `embed`,
+`layers`, `norm`, `head` below are the only things the rest of mm15 needs to find in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ..errors import UserError
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {},
+    "qwen3_moe": {"decoder_sparse_step": 2, "num_experts": 64, "num_experts_per_tok": 2, "norm_topk_prob": True},
+}
+"""Decoder families and what the paper fixes for them: 64 experts in every second layer, top-2, renormalised."""
+
+
+def scratch_config(family: str, shape: dict[str, Any], vocab_size: int) -> PreTrainedConfig:
+    """Configuration of a from-scratch decoder; UserError for an unknown family."""
+    if family not in FAMILIES:
+        raise UserError(f"model.decoder.family is {family!r}; known decoders: {', '.join(FAMILIES)}")
+    fields = {"bos_token_id": None, "eos_token_id": None, **FAMILIES[family], **shape, "vocab_size": vocab_size}
+    if family == "qwen3_moe" and "intermediate_size" in fields:
+        fields.setdefault("moe_intermediate_size", fields["intermediate_size"])
+    return AutoConfig.for_model(family, **fields)
+
+
+def new_decoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """A decoder with fresh weights."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config)
+
+
+def load_decoder(weights: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The decoder of a folder, hub id or folder with one .gguf file; UserError when its layout is unknown."""
+    where: dict[str, Any] = {}
+    gguf = sorted(Path(weights).glob("*.gguf")) if Path(weights).is_dir() else []
+    if gguf and not (Path(weights) / "config.json").is_file():
+        if len(gguf) > 1:
+            raise UserError(f"{weights}: holds {len(gguf)} .gguf files; leave one")
+        where["gguf_file"] = gguf[0].name
+    from transformers import AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(weights, **where)
+    if config.model_type not in FAMILIES:
+        raise UserError(f"{weights}: its decoder is {config.model_type!r}; mm15 reads {', '.join(FAMILIES)}")
+    if where:
+        from transformers import GgufConfig
+
+        where["quantization_config"] = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype, **where)
+    if where:
+        model.config.quantization_config = None
+        del model.config.quantization_config
+    return model

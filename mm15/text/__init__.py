@@ -1,0 +1,1 @@
+"""Text: the chat template, the coordinates in it, tokens and which of them are trained on."""

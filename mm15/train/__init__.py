@@ -1,0 +1,1 @@
+"""Training: stages, the loop, optimisers, parallelism, checkpoints, metrics."""

@@ -1,0 +1,113 @@
+"""Checkpoints: torch's distributed checkpoint (DCP) plus a small JSON, complete only with its marker.
+
+    stages/sft/step-000200/        *.distcp, .metadata    model and optimiser, loadable by any number of processes
+                           state.json            step, loader state, recipe fingerprint
+                           COMPLETE              written last; a folder without it never existed
+
+A save goes to a fresh folder, so a crash at any moment leaves the former checkpoint whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_model_state_dict, set_state_dict
+
+from ..errors import UserError
+from .parallel import World
+
+MARKER = "COMPLETE"
+_NAME = re.compile(r"step-(\d+)")
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    world: World,
+    keep: int,
+) -> Path:
+    """Writes ``folder/step-N`` and drops all but the newest `keep` complete ones (and any incomplete)."""
+    path = folder / f"step-{step:06d}"
+    if world.is_main:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    world.barrier()
+    tensors, optimizer_state = get_state_dict(model, optimizer)
+    dcp.save({"model": tensors, "optimizer": optimizer_state}, checkpoint_id=path, no_dist=world.size == 1)
+    if world.is_main:
+        write_atomically(path / "state.json", json.dumps({"step": step, **state}))
+        write_atomically(path / MARKER, "")
+        _retain(folder, keep)
+    world.barrier()
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a stage, or None."""
+    return max(_complete(folder), default=None)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON beside the tensors; raises UserError when it cannot be read."""
+    try:
+        return json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable checkpoint ({error}); delete this folder to resume from the former one") from None
+
+
+def load(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, world: World) -> None:
+    """Loads model (and optimiser) in place, whatever number of processes saved them.
+
+    Raises UserError naming the folder when files are missing, damaged, or of another model.
+    """
+    options = StateDictOptions(strict=True)
+    try:
+        if optimizer is None:
+            tensors = {"model": get_state_dict(model, [])[0]}
+            dcp.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
+            set_model_state_dict(model, tensors["model"], options=options)
+            return
+        tensors, optimizer_state = get_state_dict(model, optimizer)
+        both = {"model": tensors, "optimizer": optimizer_state}
+        dcp.load(both, checkpoint_id=path, no_dist=world.size == 1)
+        set_state_dict(
+            model, optimizer, model_state_dict=both["model"], optim_state_dict=both["optimizer"], options=options
+        )
+    except Exception as error:  # DCP wraps every cause in its own classes
+        cause = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: unreadable checkpoint ({cause}); delete this folder to resume from the former one"
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _complete(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / MARKER).exists()]
+
+
+def _retain(folder: Path, keep: int) -> None:
+    whole = sorted(_complete(folder))
+    for path in folder.glob("step-*"):
+        if path not in whole[-keep:]:
+            (path / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,267 @@
+"""A run: all stages of a recipe, evaluation after each, then the report. The same command again resumes.
+
+    RUN/recipe.yaml                      resolved copy
+        stages/NAME/step-000200/         DCP checkpoints     stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
+        model/                           the newest finished stage as a transformers folder
+        evaluation/NAME.json             scores with pictures and with blank ones
+        report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from .. import recipe as recipes
+from ..data.loader import PackedLoader
+from ..data.mixture import Mixture
+from ..data.sources import SourceData, open_source
+from ..errors import UserError
+from ..image import Tiling
+from ..model import MM15ForConditionalGeneration, build
+from ..processor import MM15Processor, build_processor
+from ..recipe import Recipe
+from ..regions import Coordinates
+from ..text import tokenizer as tokenizers
+from . import checkpoint, parallel
+from .loop import Step, train
+from .metrics import Metrics
+from .optim import make_optimizer
+from .progress import StageProgress
+
+TOKENIZER_TEXTS = 20_000
+"""How many texts of the recipe's sources a tokenizer from scratch is trained on."""
+
+
+def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callable[..., Any] | None = None) -> None:
+    """Runs (or resumes) a recipe in folder `out`; `only` stops after that stage.
+
+    `evaluate(recipe, stage, out)` is called after each stage on the main process; it finds the model in ``out/model``.
+    Raises UserError for anything the user can mend, before anything is written.
+    """
+    if only is not None and only not in recipe.stages:
+        raise UserError(f"no stage {only!r} in recipe {recipe.name!r}; its stages: {', '.join(recipe.stages)}")
+    sources = {name: open_source(settings, name) for name, settings in recipe.sources.items()}
+    world = parallel.start()
+    try:
+        _claim(recipe, out, world)
+        tokenizer = make_tokenizer(recipe, out, sources, world)
+        former: Path | None = None
+        for name in recipe.stages:
+            processor = stage_processor(recipe, name, tokenizer)
+            if not _exported(recipe, name, out):
+                model = _start(recipe, name, former, tokenizer)
+                _train_stage(recipe, name, model, processor, sources, out, world)
+            if world.is_main and evaluate is not None and not (out / "evaluation" / f"{name}.json").exists():
+                evaluate(recipe, name, out)
+            world.barrier()
+            former = checkpoint.latest(out / "stages" / name)
+            if name == only:
+                break
+    finally:
+        parallel.stop()
+
+
+def _claim(recipe: Recipe, out: Path, world: parallel.World) -> None:
+    """Makes the run folder, or checks that the one there is of the same recipe."""
+    kept = out / "recipe.yaml"
+    if kept.exists():
+        different = recipes.diff(recipes.load(kept), recipe)
+        if different:
+            shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
+            raise UserError(f"{out} holds a run of another recipe ({shown}); choose another --out or restore the settings")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no run; choose another --out")
+    world.barrier()
+    if world.is_main and not kept.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(kept, recipes.dump(recipe))
+    world.barrier()
+
+
+def make_tokenizer(recipe: Recipe, out: Path, sources: dict[str, SourceData], world: parallel.World) -> Any:
+    """The decoder's tokenizer, or one trained on the run's sources; kept in the run folder for resuming."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kept = out / "tokenizer"
+    settings = recipe.model.tokenizer
+    coordinates = Coordinates(**recipe.coordinates.model_dump())
+    if not kept.exists() and world.is_main:
+        if settings.vocab_size is not None:
+            tokenizer = tokenizers.train(_texts(sources), vocab_size=settings.vocab_size)
+        else:
+            from ..model.pretrained import resolve
+
+            name = settings.weights or recipe.model.decoder.weights
+            if name is None:
+                raise UserError("model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none")
+            tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        _replace_folder(kept, tokenizers.prepare(tokenizer, coordinates=coordinates).save_pretrained)
+    world.barrier()
+    return tokenizers.prepare(PreTrainedTokenizerFast.from_pretrained(kept), coordinates=coordinates)
+
+
+def _texts(sources: dict[str, SourceData]) -> Iterator[str]:
+    """The words of an even sample of every source."""
+    each = max(TOKENIZER_TEXTS // max(len(sources), 1), 1)
+    for source in sources.values():
+        for index in range(min(each, len(source))):
+            yield " ".join(part.content for part in source[index].parts if isinstance(part.content, str))
+
+
+def make_model(recipe: Recipe, tokenizer: Any, *, tile: int) -> MM15ForConditionalGeneration:
+    """The model of a recipe with fresh or loaded parts; deterministic after torch.manual_seed."""
+    return build(
+        recipe.model,
+        tile=tile,
+        vocab_size=len(tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def stage_processor(recipe: Recipe, stage: str, tokenizer: Any) -> MM15Processor:
+    """The processor of a stage: the recipe's pictures with the stage's overrides."""
+    return build_processor(
+        tokenizer,
+        tiling=Tiling(**recipe.stage_picture(stage).model_dump()),
+        coordinates=Coordinates(**recipe.coordinates.model_dump()),
+        tokens_per_tile=recipe.model.connector.tokens,
+    )
+
+
+def _start(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any) -> MM15ForConditionalGeneration:
+    """The whole model that a stage starts from: fresh (or loaded) parts, then the former stage's weights, at its tile size."""
+    names = list(recipe.stages)
+    before = names[max(names.index(stage) - 1, 0)]
+    torch.manual_seed(recipe.seed)
+    model = make_model(recipe, tokenizer, tile=recipe.stage_picture(before).tile)
+    if former is not None:
+        checkpoint.load(former, model=model, world=parallel.World())
+    model.set_tile(recipe.stage_picture(stage).tile)
+    return model
+
+
+def _train_stage(
+    recipe: Recipe,
+    name: str,
+    model: MM15ForConditionalGeneration,
+    processor: MM15Processor,
+    sources: dict[str, SourceData],
+    out: Path,
+    world: parallel.World,
+) -> None:
+    """Trains one stage from where its newest checkpoint stands, then exports the model."""
+    stage, folder = recipe.stages[name], out / "stages" / name
+    newest = checkpoint.latest(folder)
+    done = 0 if newest is None else checkpoint.read_state(newest)["step"]
+    model = model.to(world.device)
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
+    parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
+    optimizer = make_optimizer(model.parameters(), stage.optimizer)
+    mixture = Mixture.of_stage(stage, {key: len(source) for key, source in sources.items()}, seed=recipe.seed)
+    loader = PackedLoader(
+        mixture,
+        sources,
+        processor.encode,
+        tokens=stage.batch.tokens,
+        tiles=stage.batch.tiles,
+        rows=stage.batch.rows,
+        workers=recipe.workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    if newest is not None:
+        checkpoint.load(newest, model=model, optimizer=optimizer, world=world)
+        loader.load_state_dict(checkpoint.read_state(newest)["loader"])
+    metrics = Metrics(folder / "metrics.jsonl")
+    if world.is_main:
+        metrics.rewind(done)
+
+    with StageProgress(name, done, stage.steps, shown=world.is_main) as progress:
+
+        def on_step(step: Step) -> None:
+            if world.is_main:
+                metrics.add(step.line())
+            progress.update(step)
+            if step.step % recipe.checkpoint.every == 0 or step.step == stage.steps:
+                state = {"loader": loader.state_dict(), "fingerprint": recipes.fingerprint(recipe)}
+                if world.is_main:
+                    _write_ledgers(folder, loader, mixture)
+                checkpoint.save(
+                    folder, step.step, model=model, optimizer=optimizer, state=state, world=world, keep=recipe.checkpoint.keep
+                )
+
+        if done < stage.steps:
+            train(model, optimizer, iter(loader), stage=stage, first=done + 1, bf16=bf16, world=world, on_step=on_step)
+    export(model, processor, out / "model", world, receipt={"recipe": recipe.name, "stage": name})
+
+
+def _write_ledgers(folder: Path, loader: PackedLoader, mixture: Mixture) -> None:
+    """What the mixture asked and what came, and every sample that was skipped and why."""
+    shares = {"asked": mixture.shares, "groups": mixture.groups, "realised": loader.realised}
+    checkpoint.write_atomically(folder / "mixture.json", json.dumps(shares, indent=1, default=asdict))
+    lines = "".join(json.dumps(line, default=asdict) + "\n" for line in loader.skipped)
+    checkpoint.write_atomically(folder / "skipped.jsonl", lines)
+
+
+def export(
+    model: MM15ForConditionalGeneration,
+    processor: MM15Processor,
+    folder: Path,
+    world: parallel.World,
+    *,
+    receipt: dict[str, Any],
+) -> None:
+    """Writes model and processor as one plain transformers folder; the former one stays until the new one is whole.
+
+    All ranks take part in gathering the weights; the main one writes. `receipt` says what the model is, in run.json.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+
+    def write(to: Path) -> None:
+        model.save_pretrained(to, state_dict=weights)
+        processor.save_pretrained(to)
+        (to / "run.json").write_text(json.dumps(receipt))
+
+    if world.is_main:
+        _replace_folder(folder, write)
+    world.barrier()
+
+
+def _exported(recipe: Recipe, stage: str, out: Path) -> bool:
+    """Whether ``out/model`` holds this stage or a later one."""
+    kept = out / "model" / "run.json"
+    if not kept.exists():
+        return False
+    names = list(recipe.stages)
+    return names.index(json.loads(kept.read_text())["stage"]) >= names.index(stage)
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(fresh)
+        fresh.chmod(0o755)
+        if folder.exists():
+            old = fresh.with_name(fresh.name + "-old")
+            os.replace(folder, old)
+            os.replace(fresh, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(fresh, folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
