@@ -152,9 +152,7 @@ def tiles(
         width, height = picture_size(Image(picture), where=picture)
     told = explain(width, height, tiling)
     if draw is not None:
-        from PIL import Image as PILImage
-
-        opened = PILImage.new("RGB", (width, height), (200, 210, 225)) if size else open_picture(Image(picture), where=picture)
+        opened = None if size else open_picture(Image(picture), where=picture)
         _save(draw_grid(opened, plan(width, height, tiling)), draw)
     _say(jsonlib.dumps(told) if json else describe(told))
 

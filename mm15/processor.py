@@ -21,7 +21,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .errors import UserError
-from .image import Layout, Tiling, cut, indicator_text, open_picture, plan
+from .image import Layout, Tiling, cut, indicator_text, open_picture, picture_size, plan
 from .regions import Coordinates
 from .sample import Image, Sample
 from .text.chat import IMAGE, SPECIAL_TOKENS, Segment, prompt_segments, segments
@@ -49,9 +49,12 @@ class MM15ImageProcessor(BaseImageProcessor):
     def tiles(self, pictures: Sequence[Image], *, where: str) -> tuple[np.ndarray, list[Layout]]:
         """(tiles uint8 [N, 3, tile, tile] of all pictures in order, their layouts); `where` names them in errors."""
         tiling = self.tiling
-        opened = [open_picture(picture, where=where) for picture in pictures]
-        layouts = [plan(*picture.size, tiling, images=len(opened)) for picture in opened]
-        cuts = [cut(picture, layout) for picture, layout in zip(opened, layouts, strict=True)]
+        sizes = [picture_size(picture, where=where) for picture in pictures]
+        layouts = [plan(width, height, tiling, images=len(sizes)) for width, height in sizes]
+        cuts = [
+            cut(open_picture(picture, where=where, at_least=layout.resized), layout)
+            for picture, layout in zip(pictures, layouts, strict=True)
+        ]
         empty = np.zeros((0, 3, tiling.tile, tiling.tile), np.uint8)
         return np.concatenate(cuts) if cuts else empty, layouts
 

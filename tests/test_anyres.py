@@ -319,13 +319,13 @@ def test_sizes_that_make_no_sense() -> None:
         choose_grid(5.5, 5)  # type: ignore[arg-type]
     for w, h in [(100_000, 1), (1, 100_000), (0, 7), (2010, 10)]:
         with pytest.raises(UserError, match=f"{w}x{h}") as caught:
-            explain((w, h), Tiling())
+            explain(w, h, Tiling())
         assert "\n" not in str(caught.value)
-    assert explain((2000, 10), Tiling())["rows"] == 1
+    assert explain(2000, 10, Tiling())["rows"] == 1
 
 
 def test_explain() -> None:
-    answer = explain((640, 480), Tiling())
+    answer = explain(640, 480, Tiling())
     assert json.loads(json.dumps(answer)) == answer
     assert {
         key: answer[key] for key in ("rows", "cols", "tiles", "scale", "resized", "padding", "downscaled", "rule")
@@ -343,24 +343,24 @@ def test_explain() -> None:
     assert answer["order"][3]["content"] == [0, 0, 672, 336]
     assert answer["order"][3]["source"] == [320, 320, 640, 480]
     assert set(answer["other_rules"]) == {"budget", "static", "none"}
-    assert explain((640, 480), Tiling(), images=3)["rule"] == "none"
-    page = explain((1700, 2200), Tiling())
+    assert explain(640, 480, Tiling(), images=3)["rule"] == "none"
+    page = explain(1700, 2200, Tiling())
     assert page["downscaled"] and page["kept"] == pytest.approx((2016 / 2200) ** 2, abs=1e-6)
 
 
 def test_describe() -> None:
-    assert describe(explain((1700, 2200), Tiling())) == [
+    assert describe(explain(1700, 2200, Tiling())).splitlines() == [
         "1700x2200 pixels -> 3x3 tiles of 672 + overview after them = 10 images (rule mm15)",
         "scaled down to 1558x2016 (x 0.916, 84% of its pixels kept); 23% of the canvas of 2016x2016 is padding",
         "other rules, rows x columns (images): budget 3x3 (10), static 2x2 (5), none 1x1 (1)",
     ]
-    assert "not scaled" in describe(explain((128, 128), Tiling(tile=64)))[1]
-    assert "= 1 image (" in describe(explain((128, 64), Tiling(rule="none")))[0]
+    assert "not scaled" in describe(explain(128, 128, Tiling(tile=64)))
+    assert "= 1 image (" in describe(explain(128, 64, Tiling(rule="none")))
 
 
 def test_geometry_needs_neither_numpy_nor_pillow() -> None:
     code = (
-        "import sys, mm15.image as i; i.explain((640, 480), i.Tiling()); "
+        "import sys, mm15.image as i; i.explain(640, 480, i.Tiling()); "
         "sys.exit(' '.join(m for m in ('numpy', 'PIL', 'torch') if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -127,7 +127,7 @@ def test_cutting_is_quick() -> None:
 
     assert best(lambda: cut(picture, layout), 50) < 1e-3
     page = scene(1700, 2200)
-    assert best(lambda: cut(page, plan(1700, 2200, Tiling())), 2) < 1.0
+    assert best(lambda: cut(page, plan(1700, 2200, Tiling())), 2) < 2.0
 
 
 @pytest.mark.parametrize(
@@ -154,5 +154,6 @@ def test_a_figure_shows_the_picture_and_hatches_the_padding() -> None:
     layout = plan(640, 480, Tiling(tile=64))
     pixels = np.asarray(draw_grid(PILImage.new("RGB", (640, 480), (250, 20, 20)), layout)).astype(int)
     red = (abs(pixels - (250, 20, 20)).sum(-1) < 10).sum()
-    hatch = sum((abs(pixels - colour).sum(-1) < 3).sum() for colour in ((226, 230, 235), (206, 212, 220)))
-    assert red / (red + hatch) == pytest.approx(1 - layout.padding, abs=0.03)
+    light, dark = ((abs(pixels - colour).sum(-1) < 3).sum() for colour in ((226, 230, 235), (206, 212, 220)))
+    assert light / dark == pytest.approx(1, abs=0.1)
+    assert red / (red + light + dark) == pytest.approx(1 - layout.padding, abs=0.03)

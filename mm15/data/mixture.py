@@ -2,11 +2,11 @@
 
     k --schedule--> (source, j): the j-th draw of this source --permutation--> Ref(source, index, epoch)
 
-Weights nest as in the paper's section 3.2: group w x category alpha x source weight, each level normalised, as exact fractions
-(0.1 is one tenth). After any number n of draws each source has been drawn floor(n p) or ceil(n p) times, p being its share
-(proof and method in `schedule`). Draws count documents: they are mixed before packing. Each pass over a source (epoch) is
-a permutation of all of its samples, keyed by (seed, source name, epoch); no list of them is kept, so sources may be of
-any length. A source's own order depends on no other source and on no weight.
+Weights nest as in the paper's section 3.2: group w x category alpha x source weight, each level normalised, as exact
+fractions (0.1 is one tenth). After any number n of draws each source has been drawn floor(n p) or ceil(n p) times, p
+being its share (proof and method in `schedule`). Draws count documents: they are mixed before packing. Each pass over
+a source (epoch) is a permutation of all of its samples, keyed by (seed, source name, epoch); no list of them is kept,
+so sources may be of any length. A source's own order depends on no other source and on no weight.
 
 Cost: about 6 microseconds a draw; making a mixture and drawing number 10^9 takes 2 ms at the paper's weights.
 """
@@ -33,16 +33,16 @@ _WORD = 2**64 - 1
 class Mixture:
     """The endless stream of draws. `groups` are a stage's, `lengths` the number of samples of each source.
 
-    `fractions` are the exact shares of the sources that are drawn (weight above 0), in order of their names, and `shares` the
-    same as floats; `groups` is group -> category -> source -> share. Raises UserError for weights or sources that cannot be
-    mixed.
+    `fractions` are the exact shares of the sources that are drawn (weight above 0), in order of their names, and
+    `shares` the same as floats; `groups` names the group of each (several joined by a comma). Raises UserError for
+    weights or sources that cannot be mixed.
     """
 
     def __init__(self, groups: Mapping[str, Group], lengths: Mapping[str, int], *, seed: int = 0) -> None:
         nested = nested_shares(groups)
-        self.groups = {g: {c: {s: float(p) for s, p in b.items()} for c, b in a.items()} for g, a in nested.items()}
         self.fractions = _source_shares(nested)
         self.shares = {name: float(share) for name, share in self.fractions.items()}
+        self.groups = {name: ", ".join(_groups_of(name, nested)) for name in self.fractions}
         for name, share in self.fractions.items():
             if not lengths.get(name):
                 raise UserError(f"source {name!r} of the mixture has no samples; set its weight to 0 or give it some")
@@ -105,14 +105,15 @@ def nested_shares(groups: Mapping[str, Group]) -> dict[str, dict[str, dict[str, 
                 alphas[label], inside[label] = exact(category.alpha, where), sources
         if not any(alphas.values()):
             raise UserError(f"weights of group {name!r} sum to zero; give one of its sources a weight above 0")
+        whole = weights[name] / sum(weights.values()) / sum(alphas.values())
         found[name] = {
             label: {
-                source: weights[name] / sum(weights.values()) * alpha / sum(alphas.values()) * weight / sum(inside[label].values())
-                for source, weight in inside[label].items()
+                source: whole * alphas[label] * weight / sum(sources.values())
+                for source, weight in sources.items()
                 if weight
             }
-            for label, alpha in alphas.items()
-            if alpha
+            for label, sources in inside.items()
+            if alphas[label]
         }
     if not found:
         raise UserError("weights of the mixture sum to zero; give one group a weight above 0")
@@ -130,8 +131,12 @@ def exact(weight: float, where: str = "mixture") -> Fraction:
     return value
 
 
+def _groups_of(source: str, nested: Mapping[str, Mapping[str, Mapping[str, Fraction]]]) -> list[str]:
+    return [group for group, block in nested.items() if any(source in sources for sources in block.values())]
+
+
 def _source_shares(nested: Mapping[str, Mapping[str, Mapping[str, Fraction]]]) -> dict[str, Fraction]:
-    """Shares by source, sorted by name so that the order of a recipe's lines does not matter; places of one source add up."""
+    """Shares by source, sorted by name: the order of a recipe's lines does not matter. Places of one source add up."""
     total: dict[str, Fraction] = {}
     for categories in nested.values():
         for sources in categories.values():
@@ -143,8 +148,8 @@ def _source_shares(nested: Mapping[str, Mapping[str, Mapping[str, Fraction]]]) -
 class Permutation:
     """A keyed permutation of 0..size-1 that is computed number by number.
 
-    A Feistel network on pairs (a, b) with a < rows, b < columns and rows * columns barely above `size`; numbers that leave
-    the range are sent through again until they are back in it (cycle walking; Black and Rogaway, CT-RSA 2002).
+    A Feistel network on pairs (a, b) with a < rows, b < columns and rows * columns barely above `size`; numbers that
+    leave the range are sent through again until they are back in it (cycle walking; Black and Rogaway, CT-RSA 2002).
     """
 
     def __init__(self, size: int, *key: object) -> None:

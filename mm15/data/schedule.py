@@ -1,30 +1,34 @@
 """Which source each draw comes from: an exact schedule that can be entered anywhere.
 
-Source i has a share p_i, an exact fraction; the shares sum to one. **Bound:** after the first n draws the count of source
-i is floor(n p_i) or ceil(n p_i), so it is *less than one draw* from n p_i: for every n, all shares, any number of sources.
+Source i has a share p_i, an exact fraction; the shares sum to one. **Bound:** after the first n draws the count of
+source i is floor(n p_i) or ceil(n p_i), so it is *less than one draw* from n p_i: for every n, all shares, any number
+of sources.
 
-**Windows.** The j-th draw of source i (j = 1, 2, ...) is released at floor((j-1) / p_i) and due before ceil(j / p_i). Counts
-are floor or ceil at every n exactly when every draw stands in its window. (These are the windows of Pfair scheduling,
-Baruah et al. 1996, for the chairman assignment problem.) The stream is cut into spans of `span` >= 1 / min p_i positions.
-The counts at the ends of a span are computed directly ("pins"); inside, the released draw that is due first is taken
-(earliest deadline first; ties: the source that stands first).
+**Windows.** The j-th draw of source i (j = 1, 2, ...) is released at floor((j-1) / p_i) and due before ceil(j / p_i).
+Counts are floor or ceil at every n exactly when every draw stands in its window. (These are the windows of Pfair
+scheduling, Baruah et al. 1996, for the chairman assignment problem.) The stream is cut into spans of `span` >= 1 /
+min p_i positions. The counts at the ends of a span are computed directly ("pins"); inside, the released draw that is
+due first is taken (earliest deadline first; ties: the source that stands first).
 
-**Pins.** At n = b * span let x_i = n p_i - floor(n p_i), and R = sum x_i. Every source has made floor(n p_i) draws; R of those
-with x_i > 0 have made one more, the set X. X is chosen greedily, earliest deadline first, keeping for each release time s
+**Pins.** At n = b * span let x_i = n p_i - floor(n p_i), and R = sum x_i. Every source has made floor(n p_i) draws; R
+of those with x_i > 0 have made one more, the set X. X is chosen greedily, earliest deadline first, keeping for each
+release time s
 
-    |X with release >= s|  <=  ceil( sum of x_i with release >= s  +  (n - s) * sum of p_i with release < s ).        (1)
+    |X with release >= s|  <=  ceil( sum of x_i with release >= s  +  (n - s) * sum of p_i with release < s )       (1)
 
-**Why it works.** Let the draws between two pins keep to their windows, cut at the pins. By Hall's theorem they fit, one a
-position, unless some interval [s, t) holds more of these windows than positions. Strictly inside a span it holds at most
-sum (floor(t p_i) - ceil(s p_i))+ <= t - s. If t is the right pin n, room for X is left by the draws due by n: over the sources
-with floor(n p_i) >= s p_i it is sum (x_i + ceil(s p_i) - s p_i), over the others (n - s) sum p_i, an integer no less than (1). If s
-is the left pin n, it suffices that |X with deadline <= t| >= floor(sum of their x_i). The numbers x_i themselves keep both
-families of conditions and sum to R; each family is a chain of sets, two chains make a totally unimodular system, so a set X
-that keeps both exists; and the greedy set of the matroid (1) has as many members in every prefix of deadlines as any.
-The whole span holds exactly `span` draws, none negative, as every source has more than one window end inside. Earliest
-deadline first finds a schedule of unit draws whenever there is one.
+**Why it works.** Let the draws between two pins keep to their windows, cut at the pins. By Hall's theorem they fit,
+one a position, unless some interval [s, t) holds more of these windows than positions. Strictly inside a span it
+holds at most sum (floor(t p_i) - ceil(s p_i))+ <= t - s. If t is the right pin n, room for X is left by the draws due
+by n: over the sources with floor(n p_i) >= s p_i it is sum (x_i + ceil(s p_i) - s p_i), over the others (n - s) sum
+p_i, an integer no less than (1). If s is the left pin n, it suffices that |X with deadline <= t| >= floor(sum of
+their x_i). The numbers x_i themselves keep both families of conditions and sum to R; each family is a chain of sets,
+two chains make a totally unimodular system, so a set X that keeps both exists; and the greedy set of the matroid (1)
+has as many members in every prefix of deadlines as any. The whole span holds exactly `span` draws, none negative, as
+every source has more than one window end inside. Earliest deadline first finds a schedule of unit draws whenever
+there is one.
 
-Cost: about a microsecond a draw in sequence; a jump to anywhere makes one span (1024 draws, or 1 / min p_i if that is more).
+Cost: about a microsecond a draw in sequence; a jump to anywhere makes one span (1024 draws, or 1 / min p_i if that is
+more).
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ class RunRecord:
     stages: list[StageRecord]
 
     @property
-    def evaluated(self) -> list[StageRecord]:
-        """The stages with an evaluation."""
-        return [stage for stage in self.stages if stage.evaluation]
+    def evaluations(self) -> dict[str, _JSON]:
+        """The evaluations there are, by stage."""
+        return {stage.name: stage.evaluation for stage in self.stages if stage.evaluation}
 
     @cached_property
     def parameters(self) -> dict[str, int]:
@@ -168,8 +168,10 @@ def _headline(run: RunRecord) -> list[str]:
         (page.amount(_total(run, "samples")), "samples seen"),
         (page.amount(_total(run, "tokens")), "tokens seen"),
     ]
-    if run.evaluated:
-        items.append((page.duration(sum(s.evaluation.get("seconds", 0) for s in run.evaluated)), "time evaluating"))
+    if run.evaluations:
+        items.append(
+            (page.duration(sum(found.get("seconds", 0) for found in run.evaluations.values())), "time evaluating")
+        )
     lines = [
         f"<h1>{escape(run.recipe.name)}</h1>",
         f'<p class="soft">{escape(names)} · started {time.strftime("%d %B %Y, %H:%M", time.localtime(started))}'
@@ -204,10 +206,9 @@ def _missing(run: RunRecord) -> list[str]:
 
 
 def _scores(run: RunRecord) -> list[str]:
-    if not run.evaluated:
+    if not run.evaluations:
         return []
-    scores = {stage.name: stage.evaluation for stage in run.evaluated if stage.evaluation}
-    return ["<h2>Scores on held-out samples</h2>", *score_plot(scores), *score_tables(scores)]
+    return ["<h2>Scores on held-out samples</h2>", *score_plot(run.evaluations), *score_tables(run.evaluations)]
 
 
 def _examples(run: RunRecord) -> list[str]:

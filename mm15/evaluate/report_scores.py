@@ -52,7 +52,7 @@ def score_tables(scores: Mapping[str, _JSON]) -> list[str]:
     """Groups by stage, and every task of the last stage."""
     groups = dict.fromkeys(name for found in scores.values() for name in found["groups"])
     head, rows = ["group", *scores, "blank", "gain over blank", "samples"], []
-    last = next(reversed(scores.values()))
+    last = list(scores.values())[-1]
     for group in groups:
         cells = [_interval(found["groups"].get(group)) for found in scores.values()]
         own, blank = last["groups"].get(group), (last.get("blank") or {}).get(group)
@@ -62,7 +62,7 @@ def score_tables(scores: Mapping[str, _JSON]) -> list[str]:
         page.table(head, rows),
         '<p class="soft small">Score in percent with its 95 % interval. Blank, gain and samples are of the last '
         "stage; the gain is paired by sample.</p>",
-        page.folded(f"By task, after {next(reversed(scores))}", _task_table(last)),
+        page.folded(f"By task, after {list(scores)[-1]}", _task_table(last)),
     ]
 
 
@@ -99,7 +99,7 @@ def _gain(found: _JSON, group: str) -> str:
 
 def example_cards(stages: Mapping[str, Sequence[_JSON]], pictures: Path) -> list[str]:
     """The examples of the last stage by group, each with its reply after every stage."""
-    last = next(reversed(stages.values()))
+    last = list(stages.values())[-1]
     lines = [
         "<p>The first held-out samples of every task, not picked. Boxes are drawn as after the last stage.</p>"
         '<div class="legend"><span><i class="box" style="border-color:#1c7ed6"></i>true place</span>'

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as Row
 from rich.text import Text
 
@@ -110,7 +118,7 @@ def ask_all(
     blank: bool = False,
     bf16: bool = False,
     progress: Progress | None = None,
-    row: int | None = None,
+    row: TaskID | None = None,
 ) -> Iterator[Asked]:
     """The samples of one task with their replies and scores, in the task's order."""
     device = model.device.type

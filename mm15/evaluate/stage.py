@@ -80,7 +80,8 @@ def compare(
     started = time.perf_counter()
     on_gpu = torch.cuda.is_available()
     bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-    model = model.to("cuda") if on_gpu else model
+    if on_gpu:
+        torch.nn.Module.to(model, "cuda")
     with progress_bar() as bar:
         real, blank = (
             evaluate(model, processor, evaluation, blank=blank, progress=bar, bf16=bf16, tasks=tasks)

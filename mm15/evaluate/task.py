@@ -43,8 +43,11 @@ class Samples(Protocol):
 class Task(Protocol):
     """What the runner asks of a task."""
 
-    name: str
-    group: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
 
     def __len__(self) -> int:
         """How many samples `samples` yields."""

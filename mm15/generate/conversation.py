@@ -22,9 +22,15 @@ from ..sample import Content, Image, Part, Sample, assistant, system, user
 from .greedy import continue_prompts
 
 if TYPE_CHECKING:
+    from os import PathLike
+
+    import numpy as np
+    from PIL import Image as PILImage
     from transformers import PreTrainedModel
 
     from ..processor import MM15Processor
+
+    Picture = Image | str | PathLike[str] | bytes | np.ndarray | PILImage.Image
 
 REGION = "<region>"
 """In the text of a question: here goes the next of `regions`. Those without a place follow the text."""
@@ -77,7 +83,7 @@ class Conversation:
         self,
         text: str,
         *,
-        images: Sequence[object] = (),
+        images: Sequence[Picture] = (),
         regions: Sequence[Shape | Region] = (),
         about: int | None = None,
     ) -> Reply:

@@ -113,8 +113,8 @@ def _ring(draw: ImageDraw.ImageDraw, shape: Sequence[float], width: int, colour:
     edge = max(1, width // 3)
     for r, line, paint in ((radius + edge, width + 2 * edge, "white"), (radius, width, colour)):
         draw.ellipse((x - r, y - r, x + r, y + r), outline=paint, width=line)
-    for r, paint in ((width / 2 + edge, "white"), (width / 2, colour)):
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=paint)
+    for spot, paint in ((width / 2 + edge, "white"), (width / 2, colour)):
+        draw.ellipse((x - spot, y - spot, x + spot, y + spot), fill=paint)
 
 
 def _label(

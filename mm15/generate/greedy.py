@@ -40,7 +40,7 @@ def continue_prompts(
     input_ids, attention_mask = pad_left(prompts, pad_id=tokenizer.pad_token_id)
     tiles = np.concatenate([prompt.tiles for prompt in prompts])
     with torch.inference_mode():
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             pixel_values=torch.from_numpy(tiles).to(model.device) if len(tiles) else None,

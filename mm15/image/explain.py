@@ -6,16 +6,13 @@ Nothing is opened and nothing is resized: the size is enough.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .anyres import Layout, Rule, Tiling, check_size, plan
 
-if TYPE_CHECKING:
-    from PIL import Image as PILImage
 
-
-def explain(picture: tuple[int, int] | PILImage.Image, tiling: Tiling, *, images: int = 1) -> dict[str, Any]:
-    """How a picture, or one of size (width, height), is cut in a sample of `images` pictures; ready for JSON.
+def explain(width: int, height: int, tiling: Tiling, *, images: int = 1) -> dict[str, Any]:
+    """How a picture of this size is cut in a sample of `images` pictures; ready for JSON.
 
     tiles      number of images the encoder sees, overview included
     scale      canvas pixels per picture pixel; `downscaled` when below 1; `kept` is the share of pixels that survives
@@ -26,7 +23,6 @@ def explain(picture: tuple[int, int] | PILImage.Image, tiling: Tiling, *, images
 
     Raises UserError for sizes that are refused.
     """
-    width, height = picture if isinstance(picture, tuple) else picture.size
     check_size(width, height, f"{width}x{height}")
     layout = plan(width, height, tiling, images=images)
     others = (rule for rule in Rule if rule is not layout.rule)
@@ -49,8 +45,8 @@ def explain(picture: tuple[int, int] | PILImage.Image, tiling: Tiling, *, images
     }
 
 
-def describe(explanation: dict[str, Any]) -> list[str]:
-    """The lines a person wants of `explain`'s answer: what happens, at what loss, and what other rules would do."""
+def describe(explanation: dict[str, Any]) -> str:
+    """The three lines a person wants of `explain`: what happens, at what loss, and what the other rules would do."""
     e = explanation
     overview = f" + overview {e['overview']} them" if e["overview"] else ", no overview"
     images = "1 image" if e["tiles"] == 1 else f"{e['tiles']} images"
@@ -61,11 +57,12 @@ def describe(explanation: dict[str, Any]) -> list[str]:
         scaled = "not scaled"
     others = (f"{rule} {other['rows']}x{other['cols']} ({other['tiles']})" for rule, other in e["other_rules"].items())
     tiles = "1 tile" if e["rows"] * e["cols"] == 1 else f"{e['rows']}x{e['cols']} tiles"
-    return [
+    lines = (
         f"{e['width']}x{e['height']} pixels -> {tiles} of {e['tile']}{overview} = {images} (rule {e['rule']})",
         f"{scaled}; {e['padding']:.0%} of the canvas of {e['canvas'][0]}x{e['canvas'][1]} is padding",
         f"other rules, rows x columns (images): {', '.join(others)}",
-    ]
+    )
+    return "\n".join(lines)
 
 
 def _numbers(layout: Layout) -> dict[str, Any]:

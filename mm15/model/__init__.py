@@ -1,8 +1,8 @@
 """The model: a picture encoder, the C-Abstractor and a decoder, joined as one transformers model.
 
 Names are imported when first used, so that reading a configuration does not load the model's code. transformers'
-configuration registry is loaded first: loading it registers `MM15Config` (mm15.registration), which cannot be done while
-`configuration` itself is half imported. For the same reason the modules here ask for auto model classes when called.
+configuration registry is loaded first: loading it registers `MM15Config` (mm15.registration), which cannot be done
+while `configuration` itself is half imported. For the same reason auto model classes are asked for inside functions.
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
-from ..recipe import Model
+from ..recipe import Backbone, Model
 from . import decoder as decoders
 from . import vision as encoders
 from .attention import PACKED_SDPA
 from .configuration import MM15Config
+from .loading import quiet, readable
 from .modeling import MM15ForConditionalGeneration
 from .pretrained import resolve
 
@@ -37,20 +39,10 @@ def build(
     the old. `attn_implementation` is for encoder and decoder; packed_sdpa equals sdpa and is the faster in training.
     Raises UserError for unknown families and weights that cannot be read.
     """
-    tower = decoder = None
-    shape = dict(settings.vision.shape)
-    stem = list(shape.pop("stem", []))
-    if settings.vision.weights:
-        tower = _read(encoders.load_tower, settings.vision.weights, tile, dtype)
-        vision_config = tower.config
-    else:
-        vision_config = encoders.scratch_config(settings.vision.family, shape, tile)
-    if settings.decoder.weights:
-        decoder = _read(decoders.load_decoder, settings.decoder.weights, dtype)
-        text_config = decoder.config
-    else:
-        text_config = decoders.scratch_config(settings.decoder.family, settings.decoder.shape, vocab_size)
-    family = encoders.FAMILIES[settings.vision.family]
+    tower, vision_config, stem = _vision(settings.vision, tile, dtype)
+    decoder, text_config = _decoder(settings.decoder, vocab_size, dtype)
+    with readable(str(settings.vision.weights)):
+        mean, std = encoders.pixel_statistics(settings.vision.family, _folder(settings.vision.weights))
     config = MM15Config(
         vision_config=vision_config,
         text_config=text_config,
@@ -61,8 +53,8 @@ def build(
         connector_hidden_size=settings.connector.hidden_size,
         connector_mlp_depth=settings.connector.mlp_depth,
         image_token_id=image_token_id,
-        image_mean=list(family.mean),
-        image_std=list(family.std),
+        image_mean=mean,
+        image_std=std,
         router_balance=settings.router.balance,
         router_z=settings.router.z,
         coordinates=coordinates or {},
@@ -71,17 +63,41 @@ def build(
     )
     model = MM15ForConditionalGeneration(config, tower=tower, decoder=decoder).to(dtype)
     if model.get_input_embeddings().num_embeddings < vocab_size:
-        model.resize_token_embeddings(vocab_size)
+        with quiet():
+            model.resize_token_embeddings(vocab_size)
     for holder in (model.generation_config, model.config):
         holder.bos_token_id, holder.eos_token_id, holder.pad_token_id = bos_token_id, eos_token_id, pad_token_id
+    model.generation_config.suppress_tokens = [image_token_id]
     return model
 
 
-def _read(load: Any, weights: str, *args: Any) -> Any:
-    """What `load` reads from a folder, hub id or shipped name; every failure to read is one line for the user."""
-    try:
-        return load(str(resolve(weights)), *args)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"{weights}: cannot be read as model weights: {' '.join(str(error).split())}") from error
+def _vision(
+    part: Backbone, tile: int, dtype: torch.dtype
+) -> tuple[PreTrainedModel | None, PreTrainedConfig, list[int]]:
+    """The encoder that was read (None: fresh), its configuration, and the widths of its convolutional stem."""
+    shape = dict(part.shape)
+    stem = list(shape.pop("stem", []))
+    folder = _folder(part.weights)
+    if folder is None:
+        return None, encoders.scratch_config(part.family, shape, tile), stem
+    if part.shape:
+        raise UserError(f"model.vision has weights ({part.weights}) and a shape; leave one")
+    with readable(str(part.weights)):
+        tower = encoders.load_tower(folder, part.family, tile, dtype)
+    return tower, tower.config, stem
+
+
+def _decoder(part: Backbone, vocab_size: int, dtype: torch.dtype) -> tuple[PreTrainedModel | None, PreTrainedConfig]:
+    """The decoder that was read (None: fresh) and its configuration."""
+    folder = _folder(part.weights)
+    if folder is None:
+        return None, decoders.scratch_config(part.family, part.shape, vocab_size)
+    if part.shape:
+        raise UserError(f"model.decoder has weights ({part.weights}) and a shape; leave one")
+    with readable(str(part.weights)):
+        decoder = decoders.load_decoder(folder, part.family, dtype)
+    return decoder, decoder.config
+
+
+def _folder(weights: str | None) -> str | None:
+    return None if weights is None else str(resolve(weights))

@@ -7,8 +7,10 @@ less work: at T=1024, ten documents, 4 layers of width 128 on a CPU, forward and
 It equals `sdpa` in every other case too (padding masks, cache, one document), to which it hands over. Encoders may use
 it as well (no causality, no packing).
 
-On CPUs the backward of PyTorch's bf16 kernel is several times slower than two matrix products around a softmax (22 tiles
-of 64 patches, 4 heads of 24, forward and backward: 16.0 ms against 2.2), so short sequences in bf16 take those.
+On CPUs PyTorch's fused bf16 kernel is several times slower than other ways for short sequences. There documents up to
+`SHORT` tokens are computed by the fused fp32 kernel (20 documents in 1024 tokens, 4 heads of 32, forward and backward:
+3.0 ms against 13.6) and encoders by two matrix products around a softmax (22 tiles of 64 patches, 4 heads of 24: 1.7 ms
+against 11.8).
 
 `document_starts` reads the packing off the position ids; the model computes it once a forward and passes it down as
 `documents`. Legend: B rows, T tokens, A query heads, K key heads, E head width.
@@ -27,8 +29,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED_SDPA = "packed_sdpa"
-PRODUCT_TOKENS = 1024
-"""Longest document for which plain matrix products (T x T scores) are used in place of the fused kernel."""
+SHORT = 1024
+"""Longest sequence for which the fused bf16 kernel is passed over on a CPU."""
 
 
 def document_starts(position_ids_BT: Tensor) -> Tensor:
@@ -54,23 +56,17 @@ def packed_sdpa(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [B, A, T, E], key and value [B, K, T, E] -> ([B, T, A, E], None)."""
     documents = kwargs.pop("documents", None)
-    whole = not getattr(module, "is_causal", True)  # an encoder: every token sees every other
     if attention_mask is not None or query.shape[2] != key.shape[2] or query.shape[2] == 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    scale = kwargs.get("scaling")
-    if whole:
-        if not _by_products(value):
+    if not getattr(module, "is_causal", True):  # an encoder: every token sees every other
+        if not _slow_bf16(value):
             return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-        return _products(query, key, value, scale, None).transpose(1, 2).contiguous(), None
+        return _products(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
     if documents is None:
         positions = kwargs.get("position_ids")
         documents = [[query.shape[2]]] if positions is None else document_lengths(positions)
     if len(documents) != len(query):
         documents = [documents[0]] * len(query)
-    window = kwargs.get("sliding_window")
-    longest = max(max(lengths) for lengths in documents)
-    if _by_products(value) and longest <= PRODUCT_TOKENS and (window is None or window >= longest):
-        return _documents_by_products(query, key, value, documents, scale), None
     rows = []
     for b, lengths in enumerate(documents):
         pieces = zip(*(x[b : b + 1].split(lengths, dim=2) for x in (query, key, value)), strict=True)
@@ -78,54 +74,18 @@ def packed_sdpa(
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 
 
-def _by_products(value: Tensor) -> bool:
-    """Whether plain matrix products beat the fused kernel: bf16 on a CPU, whose fused backward is 6 times slower.
+def _slow_bf16(value: Tensor) -> bool:
+    """Whether the fused kernel is to be passed over: a short sequence in bf16 on a CPU.
 
     The value tells: under autocast the rotary embedding leaves query and key in fp32.
     """
-    return value.device.type == "cpu" and value.dtype == torch.bfloat16
+    return value.device.type == "cpu" and value.dtype == torch.bfloat16 and value.shape[2] <= SHORT
 
 
-def _products(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None) -> Tensor:
-    """Attention as two matrix products around a softmax: [B, A, T, E] each -> [B, A, T, E]."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+def _products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Attention of every token to every token as two matrix products around a softmax: [B, A, T, E]."""
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if mask is not None:
-        scores = scores + mask
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-
-
-def _documents_by_products(
-    query: Tensor, key: Tensor, value: Tensor, documents: list[list[int]], scale: float | None
-) -> Tensor:
-    """Causal attention of short documents in batches of similar length, padded behind: [B, A, T, E] -> [B, T, A, E].
-
-    Padding behind needs no mask of its own: no real token looks forward, and padded rows are dropped.
-    """
-    B, A, T, E = query.shape
-    flat = [x.to(value.dtype).transpose(1, 2).reshape(B * T, -1, E) for x in (query, key, value)]
-    lengths = torch.tensor([n for row in documents for n in row])
-    starts = lengths.cumsum(0) - lengths
-    places, results = [], []
-    for batch in _similar(lengths):
-        longest = int(lengths[batch].max())
-        steps = torch.arange(longest)
-        index_DL = (starts[batch, None] + steps).clamp(max=B * T - 1)
-        real_DL = steps < lengths[batch, None]
-        pieces = [x[index_DL].transpose(1, 2) for x in flat]
-        mask = torch.full((longest, longest), float("-inf"), dtype=value.dtype).triu(1)
-        places.append(index_DL[real_DL])
-        results.append(_products(*pieces, scale, mask).transpose(1, 2)[real_DL])
-    out = torch.cat(results)[torch.cat(places).argsort()]
-    return out.view(B, T, A, E)
-
-
-def _similar(lengths: Tensor) -> list[Tensor]:
-    """Indices of documents in batches whose longest is at most about a third longer than the shortest."""
-    keys = (lengths.float().log2() * 2.5).floor()
-    return [(keys == key).nonzero().flatten() for key in keys.unique()]
 
 
 def _causal(
@@ -139,13 +99,22 @@ def _causal(
     **_: Any,
 ) -> Tensor:
     """Causal attention of one document, [1, A, T, E]; a sliding window counts only where it is shorter than T."""
-    length, mask = query.shape[2], None
+    length, mask, dtype = query.shape[2], None, value.dtype
     if sliding_window is not None and sliding_window < length:
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - sliding_window)
-    gqa = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(
-        query, key, value, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=gqa
+    if _slow_bf16(value):
+        query, key, value = query.float(), key.float(), value.float()
+    attended = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
+    return attended.to(dtype)
 
 
 def _packed_mask(

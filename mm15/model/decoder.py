@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
+from .loading import read
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -44,8 +45,11 @@ def new_decoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config)
 
 
-def load_decoder(weights: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The decoder of a folder, hub id or folder with one .gguf file; UserError when its layout is unknown."""
+def load_decoder(weights: str, family: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The decoder of a folder, hub id or folder with one .gguf file.
+
+    UserError when the checkpoint is of another family, or any weight of the decoder is missing.
+    """
     where: dict[str, Any] = {}
     gguf = sorted(Path(weights).glob("*.gguf")) if Path(weights).is_dir() else []
     if gguf and not (Path(weights) / "config.json").is_file():
@@ -55,14 +59,13 @@ def load_decoder(weights: str, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(weights, **where)
-    if config.model_type not in FAMILIES:
-        raise UserError(f"{weights}: its decoder is {config.model_type!r}; mm15 reads {', '.join(FAMILIES)}")
+    if config.model_type != family or family not in FAMILIES:
+        raise UserError(f"{weights}: its decoder is {config.model_type!r}, model.decoder.family is {family!r}")
     if where:
         from transformers import GgufConfig
 
         where["quantization_config"] = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype, **where)
-    if where:
-        model.config.quantization_config = None
+    model = read(AutoModelForCausalLM, weights, dtype=dtype, **where)
+    if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model

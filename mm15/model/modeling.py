@@ -199,7 +199,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tile_spans: Tensor | None = None,
         num_tokens_in_batch: Tensor | int | None = None,
         **kwargs: Any,
-    ) -> MM15Output:
+    ) -> MM15Output | tuple[Any, ...]:
         """Logits, and the loss when there are labels.
 
         `pixel_values` are all tiles of the batch in reading order, [N, 3, S, S]. `labels` are unshifted (transformers'
@@ -209,6 +209,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         given, else of the targets. Raises ValueError when tiles and placeholders do not match, and for packed rows with
         padding masked by `attention_mask`.
         """
+        as_tuple = kwargs.pop("return_dict", True) is False
         if labels is not None and shift_labels is not None:
             raise ValueError("give labels or shift_labels, not both")
         if (input_ids is None) == (inputs_embeds is None):
@@ -221,8 +222,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         packed = _packing(position_ids, attention_mask, inputs_embeds, seen)
         if packed is not None:
             attention_mask, past_key_values, use_cache = None, None, False
-            if self.config.text_config._attn_implementation == PACKED_SDPA:
-                kwargs["documents"] = packed
+            kwargs.update(_packed_kwargs(self.config.text_config._attn_implementation, packed))
         sparse = bool(gates(self.decoder)) and not seen
         with router_logits(self.decoder) if sparse else nullcontext([]) as routed:
             outputs = self.decoder.model(
@@ -249,7 +249,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if result.loss_sum is not None:
             tokens = None if num_tokens_in_batch is None or not routed else (real_BT.sum(), num_tokens_in_batch)
             result.loss = self._total(result, routing, num_items_in_batch, tokens)
-        return result
+        return result.to_tuple() if as_tuple else result
 
     def _total(
         self,
@@ -348,6 +348,13 @@ def _packing(
         return None
     lengths = document_lengths(position_ids)
     return lengths * len(embeds_BTH) if len(lengths) == 1 else lengths
+
+
+def _packed_kwargs(attention: str | None, packed: list[list[int]]) -> dict[str, Any]:
+    """What the decoder's attention must be told of a packed batch; refuses what transformers would join silently."""
+    if "flash" in str(attention) and len(packed) > 1:
+        raise ValueError(f"{attention} isolates packed documents in batches of one row; this one has {len(packed)}")
+    return {"documents": packed} if attention == PACKED_SDPA else {}
 
 
 def _real_tokens(embeds_BTH: Tensor, attention_mask: Tensor | None, packed: list[list[int]] | None) -> Tensor:

@@ -7,7 +7,8 @@ For one sparse layer with router logits z [T, E], probabilities p = softmax(z) a
 
 A perfectly even router has balance 1 whatever E and k are. GShard (arXiv 2006.16668) and Switch (arXiv 2101.03961)
 count the first choice only, which is this formula at k = 1. Both are **averaged over the sparse layers**, so that a
-loss weight means the same at any depth. Gradients flow through P and z, not through f. z is ST-MoE's (arXiv 2202.08906).
+loss weight means the same at any depth. Gradients flow through P and z, not through f. The z-loss is ST-MoE's (arXiv
+2202.08906).
 
 The logits are taken by forward hooks on the gates, in place for one forward (`router_logits`). With re-entrant
 activation checkpointing they would be cut off from the graph without a word, so that is an error here.

@@ -1,9 +1,9 @@
 """One adapter for picture encoders: tiles [N, 3, S, S] -> patch features [N, L, D] of the last hidden state.
 
-    family   class            last hidden state    dropped
-    clip     CLIPVisionModel  before its post-LN   class token, post-LN (it serves only the pooled output)
-    siglip   SiglipVisionModel after its post-LN   pooling head
-    dinov2   Dinov2Model      after its layer norm class token, mask token
+    family   class              last hidden state     dropped
+    clip     CLIPVisionModel    before its post-LN    class token, post-LN (it serves only the pooled output)
+    siglip   SiglipVisionModel  after its post-LN     pooling head
+    dinov2   Dinov2Model        after its layer norm  class token, mask token
 
 So the features are what transformers calls `last_hidden_state`, minus the class token, and nothing in the tower is
 without a gradient. When the tile differs from the checkpoint's image size the position embeddings are resized once, on
@@ -16,16 +16,20 @@ from-scratch tower may have a convolutional stem (`ConvStem`), which learns fast
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import cached_file
 
 from ..errors import UserError
 from .abstractor import resize_positions
+from .loading import read
 
 
 @dataclass(frozen=True)
@@ -133,20 +137,30 @@ def scratch_config(family: str, shape: dict[str, Any], tile: int) -> PreTrainedC
     return AutoConfig.for_model(kind.model_type, **{**kind.defaults, **shape, "image_size": tile})
 
 
-def load_tower(weights: str, tile: int, dtype: torch.dtype) -> PreTrainedModel:
-    """The vision tower of a folder or hub id (a full CLIP/SigLIP checkpoint or its vision half), fitted to `tile`."""
+def load_tower(weights: str, family_name: str, tile: int, dtype: torch.dtype) -> PreTrainedModel:
+    """The vision tower of a folder or hub id (a full CLIP/SigLIP checkpoint or its vision half), fitted to `tile`.
+
+    UserError when the checkpoint is of another family, or any weight of the tower is missing.
+    """
     config = AutoConfig.from_pretrained(weights)
     config = getattr(config, "vision_config", config)
-    family = _BY_TYPE.get(config.model_type)
-    if family is None:
-        known = ", ".join(_BY_TYPE)
-        raise UserError(f"{weights}: its encoder is {config.model_type!r}; mm15 reads {known}")
+    family = FAMILIES.get(family_name)
+    if family is None or config.model_type != family.model_type:
+        raise UserError(f"{weights}: its encoder is {config.model_type!r}, model.vision.family is {family_name!r}")
     for name, value in family.defaults.items():
         setattr(config, name, value)
-    tower = _tower_class(config).from_pretrained(weights, config=config, dtype=dtype)
+    tower = read(_tower_class(config), weights, config=config, dtype=dtype)
     _drop_unused(tower)
     resize_tower(tower, tile)
     return tower
+
+
+def pixel_statistics(family_name: str, weights: str | None = None) -> tuple[list[float], list[float]]:
+    """Mean and deviation of pixels: of the checkpoint's ``preprocessor_config.json`` if it has one, else the family's."""
+    kind = FAMILIES[family_name]
+    path = weights and cached_file(weights, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    kept = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    return list(kept.get("image_mean", kind.mean)), list(kept.get("image_std", kind.std))
 
 
 def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -1,4 +1,4 @@
-"""Charts with known values: bars upright or lying, and lines of dots; the value of one item, or the largest or smallest.
+"""Charts with known values: bars upright or lying, lines of dots; one item's value is asked, or the largest item.
 
 Level 1: three coloured bars with large digits above them, asked by color. Level 2: three or four items with names and
 printed values. Level 3: four to six items and an axis instead of printed values; all values lie on its lines.
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass
 class Chart:
-    """A chart being drawn: canvas, plot area in pixels, the largest value of its axis, and where each item's mark is."""
+    """A chart being drawn: canvas, plot area in pixels, largest value of the axis, and each item's mark."""
 
     canvas: Canvas
     plot: Box
@@ -166,7 +166,9 @@ def chart_read(dice: Dice, level: int, size: int) -> Draft:
     if level == 1:
         question = f"What is the value of {item.name}?"
     else:
-        question = phrase(dice, level, ("What is the value of {}?", "How much is {}?", "Read the value of {}.")).format(item.name)
+        question = phrase(dice, level, ("What is the value of {}?", "How much is {}?", "Read the value of {}.")).format(
+            item.name
+        )
     return ask(image, question, str(item.value), boxes=[chart.marks[asked]], objects=_records(chart))
 
 
@@ -182,5 +184,13 @@ def chart_extreme(dice: Dice, level: int, size: int) -> Draft:
 
 TASKS = (
     Task("chart_read", "text-rich", "text-rich", "exact", "the value of an item of a chart", chart_read, 1 / 9),
-    Task("chart_extreme", "text-rich", "text-rich", "exact", "the largest or smallest item of a chart", chart_extreme, 1 / 8),
+    Task(
+        "chart_extreme",
+        "text-rich",
+        "text-rich",
+        "exact",
+        "the largest or smallest item of a chart",
+        chart_extreme,
+        1 / 8,
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from PIL import Image as PILImage
+
 from ..sample import Image, document
 from .canvas import Canvas, light, named
 from .dice import Dice
@@ -19,7 +21,7 @@ _FRAMES = {1: 4, 2: 4, 3: 6}
 
 
 def _path(dice: Dice, level: int, size: int, pixels: int, step: tuple[int, int], frames: int) -> list[tuple[int, int]]:
-    """Middles of the thing in each frame; it stays inside and travels 35-60 % of the side (level 1; a third less above)."""
+    """Middles of the thing in each frame; it stays inside and travels 40-55 % of the side (above level 1: 22-45)."""
     travel = dice.uniform(0.4, 0.55) if level == 1 else dice.uniform(0.22, 0.45)
     margin = pixels / 2 / size + 0.02
     travel = min(travel, 1 - 2 * margin)
@@ -53,7 +55,9 @@ def _clip(dice: Dice, level: int, size: int, direction: str) -> tuple[list[Image
     return frames, things
 
 
-def _stamp(canvas: Canvas, look: Look, drawn: Image, middle: tuple[int, int], colour: tuple[int, int, int]) -> Thing:
+def _stamp(
+    canvas: Canvas, look: Look, drawn: PILImage.Image, middle: tuple[int, int], colour: tuple[int, int, int]
+) -> Thing:
     wide, high = drawn.size
     return Thing(look, canvas.stamp(drawn, middle[0] - wide // 2, middle[1] - high // 2, colour), drawn)
 

@@ -61,10 +61,16 @@ def compare_same(dice: Dice, level: int, size: int) -> Draft:
         other = dice.shuffle(looks)
         while not same and set(other) == set(looks):
             old = other[0]
-            new = Look(dice.pick(shapes(level)), old.colour) if dice.chance() else Look(old.shape, dice.pick(colours(level)))
+            new = (
+                Look(dice.pick(shapes(level)), old.colour)
+                if dice.chance()
+                else Look(old.shape, dice.pick(colours(level)))
+            )
             other = other if new in looks else [new, *other[1:]]
         casts = [looks, dice.shuffle(other)]
-        question = phrase(dice, level, ("Do both pictures show the same objects?", "Are the same things in both pictures?"))
+        question = phrase(
+            dice, level, ("Do both pictures show the same objects?", "Are the same things in both pictures?")
+        )
     scale = (0.28, 0.5) if level < 3 else (0.16, 0.28)
     scenes = [stage(dice, level, size, looks, scale=scale) for looks in casts]
     return _draft(scenes, question, "yes" if same else "no")
@@ -93,6 +99,8 @@ def compare_find(dice: Dice, level: int, size: int) -> Draft:
 
 TASKS = (
     Task("compare_count", "multi-image", "comparison", "exact", "which of two pictures has more", compare_count, 1 / 2),
-    Task("compare_same", "multi-image", "comparison", "exact", "whether two pictures show the same", compare_same, 1 / 2),
+    Task(
+        "compare_same", "multi-image", "comparison", "exact", "whether two pictures show the same", compare_same, 1 / 2
+    ),
     Task("compare_find", "multi-image", "comparison", "exact", "which picture shows a thing", compare_find, 1 / 2),
 )

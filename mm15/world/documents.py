@@ -1,8 +1,8 @@
 """Pictures of text: numbers, words, forms, tables, pages in reading order, and where a word stands.
 
-Level 1 is large dark bold type on a near-white page, legible when a picture of 128 pixels is shrunk to 64. Higher levels
-add typefaces, colours, longer and smaller text, more rows, columns, and pages that are not square. Sizes scale with the
-picture, so `size=512` shows the same page four times as large. Answers that are read are given as they are printed.
+Level 1 is large dark bold type on a near-white page, legible when a picture of 128 pixels is shrunk to 64. Higher
+levels add typefaces, colours, longer and smaller text, more rows, columns, and pages that are not square. Sizes scale
+with the picture, so `size=512` shows the same page four times as large. What is read is answered as it is printed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Page:
         self.pieces: list[dict[str, Any]] = []
 
     def write(self, text: str, x: int, y: int, size: int, *, colour: Colour | None = None, **known: Any) -> Box:
-        """Write `text` with its line's top left at (x, y) and remember it."""
+        """Write `text` with its line's top left at (x, y), higher where it would leave the page, and remember it."""
+        drawn = word(text, self.font, size)
+        y = min(y, self.height - drawn.dy - drawn.size[1])
         box = self.canvas.write(text, x, y, size=size, colour=colour or self.ink, name=self.font)
         self.pieces.append({"text": text, "box": list(box), "image": 0, **known})
         return box
@@ -56,6 +58,11 @@ class Page:
         box = self.canvas.write_at(text, x, y, size=size, colour=colour or self.ink, name=self.font)
         self.pieces.append({"text": text, "box": list(box), "image": 0, **known})
         return box
+
+    @property
+    def most_lines(self) -> int:
+        """How many lines of legible text (11 units each) have room."""
+        return int(self.height / self.unit / 11)
 
     def pixels(self, units: float) -> int:
         """A length given in 128ths of the longer side, in whole pixels."""
@@ -112,7 +119,7 @@ def _fields(dice: Dice, level: int, rows: int) -> list[tuple[str, str]]:
     """Labels and values: numbers, from level 2 also amounts and names, at level 3 also cities and dates."""
     if level == 1:
         return [(label, str(dice.between(0, 99))) for label in dice.sample(FORM_LABELS[:6], rows)]
-    known = FORM_LABELS + FORM_NAME_LABELS + (FORM_CITY_LABELS + FORM_DATE_LABELS if level == 3 else [])
+    known = FORM_LABELS + FORM_NAME_LABELS + (FORM_CITY_LABELS + FORM_DATE_LABELS if level == 3 else ())
     fields = []
     for label in dice.sample(known, rows):
         if label in FORM_NAME_LABELS:
@@ -130,7 +137,7 @@ def _fields(dice: Dice, level: int, rows: int) -> list[tuple[str, str]]:
 def form_field(dice: Dice, level: int, size: int) -> Draft:
     """A form of "label: value" rows (level 1: two rows, values 0-99); the value of one label is asked."""
     page = Page(dice, level, size)
-    rows = {1: 2, 2: dice.between(3, 4), 3: dice.between(5, 8)}[level]
+    rows = min({1: 2, 2: dice.between(3, 4), 3: dice.between(5, 8)}[level], page.most_lines)
     fields = _fields(dice, level, rows)
     values = [value for _, value in fields]
     high = page.height // rows
@@ -150,7 +157,9 @@ def form_field(dice: Dice, level: int, size: int) -> Draft:
         boxes.append(page.write(value, (left + wide if column else int(box.x2)) + gap, y, size_px, role="value"))
     asked = dice.below(rows)
     question = phrase(dice, level, ("What is the {}?", "Read the {}.", "What does the form say for {}?"))
-    return ask(page.finish(), question.format(fields[asked][0]), values[asked], boxes=[boxes[asked]], objects=page.pieces)
+    return ask(
+        page.finish(), question.format(fields[asked][0]), values[asked], boxes=[boxes[asked]], objects=page.pieces
+    )
 
 
 def table_read(dice: Dice, level: int, size: int) -> Draft:
@@ -179,7 +188,8 @@ def table_read(dice: Dice, level: int, size: int) -> Draft:
         for c in range(columns):
             text = str(dice.between(0, 99))
             cells[r, c] = (text, cell(text, r + top, c + 1, role="value", at=[r, c]))
-    rule = tuple((3 * p + i) // 4 for p, i in zip(page.paper, page.ink, strict=True))
+    red, green, blue = ((3 * p + i) // 4 for p, i in zip(page.paper, page.ink, strict=True))
+    rule = (red, green, blue)
     for r in range(1, rows + top):
         page.canvas.line(0, r * high, page.width, r * high, rule)
     for c in range(1, columns + 1):
@@ -193,10 +203,14 @@ def table_read(dice: Dice, level: int, size: int) -> Draft:
 def _lines(dice: Dice, level: int) -> list[str]:
     """The lines of a page of words and numbers."""
     if level == 1:
-        return [dice.pick(EASY_WORDS) if dice.chance(0.6) else str(dice.between(0, 99)) for _ in range(dice.between(1, 3))]
+        return [
+            dice.pick(EASY_WORDS) if dice.chance(0.6) else str(dice.between(0, 99)) for _ in range(dice.between(1, 3))
+        ]
     lines = []
     for _ in range(dice.between(3, 5) if level == 2 else dice.between(6, 10)):
-        items = [dice.pick(WORDS) if dice.chance(0.75) else str(dice.between(0, 999)) for _ in range(dice.between(1, 3))]
+        items = [
+            dice.pick(WORDS) if dice.chance(0.75) else str(dice.between(0, 999)) for _ in range(dice.between(1, 3))
+        ]
         line = " ".join(items) if level == 2 else " ".join(items) + dice.pick(("", "", ".", ","))
         lines.append(dice.pick((line, line, line.capitalize(), line.upper())))
     return lines
@@ -205,7 +219,7 @@ def _lines(dice: Dice, level: int) -> list[str]:
 def ocr_page(dice: Dice, level: int, size: int) -> Draft:
     """A page of lines and its whole text in reading order, lines parted by line breaks (level 1: by spaces)."""
     page = Page(dice, level, size)
-    lines = _lines(dice, level)
+    lines = _lines(dice, level)[: page.most_lines]
     high = page.height // len(lines)
     size_px = min(page.pixels({1: dice.uniform(30, 40), 2: 20, 3: 13}[level]), int(high * 0.8))
     size_px = min(fit(line, page.font, size_px, page.width - page.pixels(6)) for line in lines)
@@ -247,5 +261,5 @@ TASKS = (
     Task("form_field", "text-rich", "text-rich", "exact", "the value of a label of a form", form_field, 0.01),
     Task("table_read", "text-rich", "text-rich", "exact", "a cell of a table", table_read, 0.01),
     Task("ocr_page", "", "ocr", "", "a page and its text in reading order", ocr_page),
-    Task("text_find", "refer-ground", "refer-ground", "iou", "box of a given word", text_find, 0.1),
+    Task("text_find", "refer-ground", "refer-ground", "iou", "box of a given word", text_find, 0.12),
 )

@@ -32,7 +32,9 @@ def _puzzle(dice: Dice, level: int, size: int, a: int, b: int) -> tuple[Image, B
     text = f"{a} ? {b}" if level > 1 else f"{a}?{b}"
     name = BOLD if level == 1 else dice.pick(FONTS[:4])
     canvas = Canvas(size, size, light(dice, level))
-    pixels = fit(text, name, round(size * dice.uniform(*((0.36, 0.46) if level == 1 else (0.2, 0.34)))), size * 15 // 16)
+    pixels = fit(
+        text, name, round(size * dice.uniform(*((0.36, 0.46) if level == 1 else (0.2, 0.34)))), size * 15 // 16
+    )
     low, high = round(0.32 * size), round(0.68 * size)
     middle = dice.between(low, high)
     box = canvas.write_centred(text, Box(0, middle, size, middle), size=pixels, colour=dark(dice), name=name)
@@ -42,8 +44,8 @@ def _puzzle(dice: Dice, level: int, size: int, a: int, b: int) -> tuple[Image, B
 def operator_induction(dice: Dice, level: int, size: int) -> Draft:
     """Pictures of "a ? b" with results under one hidden operator; the last result is asked.
 
-    Level 1: + or -, two shots, numbers 1-4. Level 2: also x, numbers to 6. Level 3: three shots, numbers to 9. Every shot
-    alone tells the operator, and the asked pair is none of the shots'.
+    Level 1: + or -, two shots, numbers 1-4. Level 2: also x, numbers to 6. Level 3: three shots, numbers to 9. Every
+    shot alone tells the operator, and the asked pair is none of the shots'.
     """
     sign = dice.pick(("+", "-") if level == 1 else tuple(OPERATORS))
     pairs: list[tuple[int, int]] = []
@@ -58,7 +60,9 @@ def operator_induction(dice: Dice, level: int, size: int) -> Draft:
         answer = str(OPERATORS[sign](a, b))
         objects.append({"text": f"{a}?{b}", "box": list(box), "image": i})
         parts += user(image, "What is the result?") + assistant(answer, target=i > 0)
-    return Draft(parts, answer, [box], objects, {"shots": len(pairs) - 1, "operator": sign, "box_images": [len(pairs) - 1]})
+    return Draft(
+        parts, answer, [box], objects, {"shots": len(pairs) - 1, "operator": sign, "box_images": [len(pairs) - 1]}
+    )
 
 
 def fast_binding(dice: Dice, level: int, size: int) -> Draft:
@@ -88,7 +92,7 @@ def fast_binding(dice: Dice, level: int, size: int) -> Draft:
 
 
 def story_page(dice: Dice, level: int, size: int) -> Draft:
-    """An interleaved page: texts before pictures announce them, texts after tell them, and the end remembers them all."""
+    """An interleaved page: texts before pictures announce them, texts after tell them, the end remembers them all."""
     number = dice.between(2, 2 if level == 1 else level + 1)
     contents: list[str | Image] = []
     objects, told = [], []
@@ -111,7 +115,7 @@ def story_page(dice: Dice, level: int, size: int) -> Draft:
 
 
 TASKS = (
-    Task("operator_induction", "in-context", "in-context", "exact", "infer + - x from shots", operator_induction, 0.23),
+    Task("operator_induction", "in-context", "in-context", "exact", "infer + - x from shots", operator_induction, 0.2),
     Task("fast_binding", "in-context", "in-context", "exact", "nonsense names bound by shots", fast_binding, 1 / 2),
     Task("story_page", "", "interleaved", "", "texts and pictures that speak of each other", story_page),
 )

@@ -11,7 +11,7 @@ from .texts import FACTS, RELATIONS, fact_question, sum_text
 
 
 def fact_picture(dice: Dice, level: int, size: int) -> Draft:
-    """A fact asked about a thing in a picture: the only one (1), the one of a color (2), or also that one's friend (3)."""
+    """A fact asked about a thing in a picture: the only one (1), the one of a color (2), or that one's friend (3)."""
     looks = cast(dice, level, 1 if level == 1 else min(3, count(dice, 2)), unique="colour")
     scene = stage(dice, level, size, looks, scale=(0.3, 0.5) if level == 1 else (0.2, 0.32))
     look, box = looks[0], scene.things[0].box
@@ -45,7 +45,7 @@ def math_picture(dice: Dice, level: int, size: int) -> Draft:
 
 
 def code_markup(dice: Dice, level: int, size: int) -> Draft:
-    """A picture as markup: `<circle red/>` (1), one line a thing from left to right (2), with places on a 10x10 grid (3)."""
+    """A picture as markup: `<circle red/>` (1), a line a thing, left to right (2), with places on a 10x10 grid (3)."""
     number = {1: 1, 2: dice.between(2, 3), 3: dice.between(2, 4)}[level]
     scale = {1: (0.3, 0.5), 2: (0.2, 0.32), 3: (0.14, 0.26)}[level]
     scene = stage(dice, level, size, cast(dice, level, number), scale=scale, spread=0.1)
@@ -63,7 +63,15 @@ def _tag(scene: Scene, thing: Thing, *, places: bool) -> str:
 
 
 TASKS = (
-    Task("fact_picture", "knowledge", "science", "exact", "a fact known from text, about a thing seen", fact_picture, 1 / 8),
+    Task(
+        "fact_picture",
+        "knowledge",
+        "science",
+        "exact",
+        "a fact known from text, about a thing seen",
+        fact_picture,
+        1 / 8,
+    ),
     Task("math_picture", "knowledge", "math", "exact", "the result of a sum in a picture", math_picture, 1 / 9),
     Task("code_markup", "knowledge", "code", "exact", "a scene as lines of markup", code_markup, 1 / 64),
 )

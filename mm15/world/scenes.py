@@ -1,10 +1,12 @@
 """Scenes of shapes and icons: captions, what, which, how many, where, is there, and boxes in and out.
 
-All pictures hold things that do not overlap, at least one of which the question singles out. Asked-for answers are drawn
-first (uniformly) and the picture is made to fit them, so a model that does not look scores `Task.chance`.
+All pictures hold things that do not overlap, at least one of which the question singles out. Asked-for answers are
+drawn first (uniformly) and the picture is made to fit them, so a model that does not look scores `Task.chance`.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from ..regions import Point, Region
 from ..sample import Content, assistant, document, user
@@ -100,9 +102,7 @@ def _where_in_picture(dice: Dice, level: int, size: int) -> Draft:
     along = near if side in ("left", "top") else 1 - near
     x, y = (along, across) if side in ("left", "right") else (across, along)
     scene = put(dice, level, size, [look], [(x, y, round(size * dice.uniform(0.25, 0.42)))])
-    return ask(
-        scene.image, f"Where is the {look.shape}?", side, boxes=[scene.things[0].box], objects=scene.records()
-    )
+    return ask(scene.image, f"Where is the {look.shape}?", side, boxes=[scene.things[0].box], objects=scene.records())
 
 
 def _where_from_other(dice: Dice, level: int, size: int) -> Draft:
@@ -130,7 +130,7 @@ def _where_from_other(dice: Dice, level: int, size: int) -> Draft:
 
 
 def exists(dice: Dice, level: int, size: int) -> Draft:
-    """Whether there is a thing of some look; as often yes as no. Above level 1 a "no" shares shape or color with a thing."""
+    """Whether a thing is there; as often yes as no. Above level 1 what is absent shares shape or color with a thing."""
     scene = _crowd(dice, level, size)
     truth = dice.chance()
     looks = [thing.look for thing in scene.things]
@@ -148,7 +148,9 @@ def exists(dice: Dice, level: int, size: int) -> Draft:
         asked = str(wanted)
     question = phrase(dice, level, ("Is there {}?", "Do you see {}?", "Does the picture show {}?"))
     boxes = [t.box for t in scene.things if asked in (t.look.shape, str(t.look))] if truth else []
-    return ask(scene.image, question.format(article(asked)), "yes" if truth else "no", boxes=boxes, objects=scene.records())
+    return ask(
+        scene.image, question.format(article(asked)), "yes" if truth else "no", boxes=boxes, objects=scene.records()
+    )
 
 
 def bigger(dice: Dice, level: int, size: int) -> Draft:
@@ -214,7 +216,7 @@ def refer_box(dice: Dice, level: int, size: int) -> Draft:
     scene = _crowd(dice, level, size)
     thing = scene.things[0]
     before = phrase(dice, level, ("What is at ", "What do you see in ", "Name the object in "))
-    asked = [before, place(thing.box), "." if before.startswith("Name") else "?"]
+    asked: list[Content] = [before, place(thing.box), "." if before.startswith("Name") else "?"]
     return ask(scene.image, asked, str(thing.look), boxes=[thing.box], objects=scene.records())
 
 
@@ -224,18 +226,21 @@ def refer_point(dice: Dice, level: int, size: int) -> Draft:
     thing = scene.things[0]
     point = point_on(dice, thing)
     before = phrase(dice, level, ("What is at ", "What do you see at ", "Name the object at "))
-    asked = [before, Region(point), "." if before.startswith("Name") else "?"]
-    return ask(scene.image, asked, str(thing.look), boxes=[thing.box], objects=scene.records(), extra={"point": [*point]})
+    asked: list[Content] = [before, Region(point), "." if before.startswith("Name") else "?"]
+    return ask(
+        scene.image, asked, str(thing.look), boxes=[thing.box], objects=scene.records(), extra={"point": [*point]}
+    )
 
 
 def point_on(dice: Dice, thing: Thing) -> Point:
     """The middle of a random pixel that the thing covers (nearly) wholly: of 40 tries the one covered most."""
     wide, high = thing.mask.size
+    covered = np.asarray(thing.mask)
     best, cover = (wide // 2, high // 2), -1
     for _ in range(40):
         x, y = dice.below(wide), dice.below(high)
-        if thing.mask.getpixel((x, y)) > cover:
-            best, cover = (x, y), thing.mask.getpixel((x, y))
+        if covered[y, x] > cover:
+            best, cover = (x, y), int(covered[y, x])
         if cover >= 250:
             break
     return Point(thing.box.x1 + best[0] + 0.5, thing.box.y1 + best[1] + 0.5)
@@ -250,8 +255,16 @@ TASKS = (
     Task("scene_exists", "general", "general", "exact", "whether a thing is there; yes or no", exists, 1 / 2),
     Task("scene_bigger", "general", "general", "exact", "which of two named shapes is bigger", bigger, 1 / 2),
     Task("scene_choice", "general", "general", "choice", "color of a thing as a letter A-D", choice, 1 / 4),
-    Task("ground", "refer-ground", "refer-ground", "iou", "box of a named thing", ground, 0.1),
-    Task("ground_caption", "refer-ground", "refer-ground", "iou", "caption with a box after each thing", ground_caption, 0.1),
+    Task("ground", "refer-ground", "refer-ground", "iou", "box of a named thing", ground, 0.08),
+    Task(
+        "ground_caption",
+        "refer-ground",
+        "refer-ground",
+        "iou",
+        "caption with a box after each thing",
+        ground_caption,
+        0.11,
+    ),
     Task("refer_box", "refer-ground", "refer-ground", "exact", "what lies in a given box", refer_box, 1 / 64),
     Task("refer_point", "refer-ground", "refer-ground", "exact", "what lies under a given point", refer_point, 1 / 64),
 )

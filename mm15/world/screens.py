@@ -1,8 +1,8 @@
 """Screens: buttons, fields, checkboxes, switches and list items with known boxes, as windows and as phones.
 
-A widget's box is all of it: a button's plate, a field's frame, a checkbox or a switch with its label, a list item's row.
-Labels of one screen differ. Level 1 shows one or two large widgets on a plain ground; level 2 a title bar and three to five
-widgets; level 3 five to seven small ones, phone and window formats, and dark themes.
+A widget's box is all of it: a button's plate, a field's frame, a checkbox or a switch with its label, a list item's
+row. Labels of one screen differ. Level 1 shows one or two large widgets on a plain ground; level 2 a title bar and
+three to five widgets; level 3 five to seven small ones, phone and window formats, and dark themes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ class Widget:
 
     def record(self) -> dict[str, Any]:
         """The widget as an entry of `Draft.objects`."""
-        return {"kind": self.kind, "label": self.label, "on": self.on, "colour": self.colour, "box": list(self.box), "image": 0}
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "on": self.on,
+            "colour": self.colour,
+            "box": list(self.box),
+            "image": 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,9 @@ def _label_beside(canvas: Canvas, theme: Theme, mark: Box, area: Box, label: str
     size = fit(label, theme.font, size, int(area.x2 - left))
     wide = word(label, theme.font, size).size[0]
     middle = (mark.y1 + mark.y2) / 2
-    text = canvas.write_centred(label, Box(left, middle, left + wide, middle), size=size, colour=theme.ink, name=theme.font)
+    text = canvas.write_centred(
+        label, Box(left, middle, left + wide, middle), size=size, colour=theme.ink, name=theme.font
+    )
     return _union(mark, text)
 
 
@@ -112,7 +121,9 @@ def _draw(dice: Dice, canvas: Canvas, theme: Theme, kind: str, label: str, area:
         size = fit(label, theme.font, size, wide - 2 * size)
         inner = Box(box.x1 + size // 3, box.y1, box.x1 + size // 3 + word(label, theme.font, size).size[0], box.y2)
         canvas.write_centred(label, inner, size=size, colour=theme.ink, name=theme.font)
-        canvas.write_centred(">", Box(box.x2 - size, box.y1, box.x2 - 2, box.y2), size=size, colour=theme.faint, name=theme.font)
+        canvas.write_centred(
+            ">", Box(box.x2 - size, box.y1, box.x2 - 2, box.y2), size=size, colour=theme.faint, name=theme.font
+        )
     else:
         on = dice.chance()
         box = _mark(dice, canvas, theme, kind, label, area, size, on=on)
@@ -128,7 +139,11 @@ def _mark(dice: Dice, canvas: Canvas, theme: Theme, kind: str, label: str, area:
     if kind == "checkbox":
         mark = canvas.rectangle(Box(x, y, x + side, y + side), fill=theme.plate, outline=theme.ink, width=thin)
         if on:
-            points = [(x + side * 0.2, y + side * 0.5), (x + side * 0.42, y + side * 0.74), (x + side * 0.8, y + side * 0.24)]
+            points = [
+                (x + side * 0.2, y + side * 0.5),
+                (x + side * 0.42, y + side * 0.74),
+                (x + side * 0.8, y + side * 0.24),
+            ]
             canvas.draw.line(points, fill=theme.ink, width=max(2, side // 6))
     else:
         high = max(6, side * 3 // 4)
@@ -151,7 +166,7 @@ def _inside(dice: Dice, area: Box, wide: int, high: int) -> Box:
 def draw_screen(
     dice: Dice, level: int, size: int, kinds: Sequence[str], *, text: tuple[float, float] = (28, 28)
 ) -> Screen:
-    """A screen with one widget of each entry of `kinds`, from top to bottom; at level 3 in two columns where it is wide.
+    """A screen with one widget of each of `kinds`, from top to bottom; at level 3 in two columns where it is wide.
 
     `text` is the range of the size of labels at level 1, in 128ths of the side; each widget has its own.
     """
@@ -238,6 +253,6 @@ def screen_state(dice: Dice, level: int, size: int) -> Draft:
 TASKS = (
     Task("screen_read", "text-rich", "text-rich", "exact", "what the only button says", screen_read, 1 / 12),
     Task("screen_state", "text-rich", "text-rich", "exact", "whether a checkbox or switch is on", screen_state, 1 / 2),
-    Task("screen_ground", "refer-ground", "refer-ground", "iou", "box of a named widget", screen_ground, 0.1),
+    Task("screen_ground", "refer-ground", "refer-ground", "iou", "box of a named widget", screen_ground, 0.21),
     Task("screen_widget", "refer-ground", "refer-ground", "exact", "kind of the widget in a box", screen_widget, 1 / 5),
 )

@@ -85,15 +85,27 @@ OUTLINES: dict[str, Outline] = {
     "heart": Outline((_heart(),), height=0.92),
     "diamond": Outline((_polygon((0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)),), width=0.8),
     "house": Outline(
-        (_polygon((0.5, 0), (1, 0.45), (0, 0.45)), _rectangle(0.1, 0.45, 0.9, 1), _rectangle(0.4, 0.62, 0.6, 1, cut=True))
+        (
+            _polygon((0.5, 0), (1, 0.45), (0, 0.45)),
+            _rectangle(0.1, 0.45, 0.9, 1),
+            _rectangle(0.4, 0.62, 0.6, 1, cut=True),
+        )
     ),
     "tree": Outline(
-        (_polygon((0.5, 0), (0.9, 0.45), (0.1, 0.45)), _polygon((0.5, 0.25), (1, 0.78), (0, 0.78)), _rectangle(0.4, 0.78, 0.6, 1)),
+        (
+            _polygon((0.5, 0), (0.9, 0.45), (0.1, 0.45)),
+            _polygon((0.5, 0.25), (1, 0.78), (0, 0.78)),
+            _rectangle(0.4, 0.78, 0.6, 1),
+        ),
         width=0.8,
     ),
     "moon": Outline((_ellipse(0, 0, 1, 1), _ellipse(0.36, -0.06, 1.24, 0.82, cut=True))),
     "fish": Outline(
-        (_ellipse(0, 0, 0.78, 1), _polygon((0.62, 0.5), (1, 0.05), (1, 0.95)), _ellipse(0.16, 0.28, 0.28, 0.48, cut=True)),
+        (
+            _ellipse(0, 0, 0.78, 1),
+            _polygon((0.62, 0.5), (1, 0.05), (1, 0.95)),
+            _ellipse(0.16, 0.28, 0.28, 0.48, cut=True),
+        ),
         height=0.6,
     ),
     "cup": Outline(
@@ -118,7 +130,7 @@ def extent(shape: str, size: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8192)
 def mask(shape: str, size: int, angle: int = 0) -> PILImage.Image:
-    """The mask (mode L, cut to its ink) of `shape`, `size` pixels on its longer side before turning by `angle` degrees."""
+    """The mask (mode L, cut to its ink) of `shape`, `size` pixels on its longer side, turned by `angle` degrees."""
     width, height = extent(shape, size)
     wide, high = width * _SCALE, height * _SCALE
     image = PILImage.new("L", (wide, high))
@@ -137,7 +149,7 @@ def mask(shape: str, size: int, angle: int = 0) -> PILImage.Image:
 
 
 def ink_box(image: PILImage.Image, least: int) -> tuple[int, int, int, int]:
-    """The tight box (left, top, right, bottom) of the pixels of a mask that are at least `least`; one pixel if none is."""
+    """The tight box (left, top, right, bottom) of a mask's pixels of at least `least`; one pixel if there are none."""
     ink = np.asarray(image) >= least
     columns, rows = np.flatnonzero(ink.any(axis=0)), np.flatnonzero(ink.any(axis=1))
     if not len(rows):

@@ -1,6 +1,6 @@
 """A contact sheet: pictures with their questions, answers and true boxes, for people to look at.
 
-    contact_sheet(["ground", "form_field"], 6).save("sheet.png")
+contact_sheet(["ground", "form_field"], 6).save("sheet.png")
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _cell(sample: Sample) -> PILImage.Image:
 
 def _framed(sample: Sample) -> list[PILImage.Image]:
     """The pictures of a sample with a thin frame and its regions drawn."""
-    given = [(p.content, "magenta" if p.role is Role.USER else "lime") for p in sample.parts if isinstance(p.content, Region)]
+    given = [
+        (p.content, "magenta" if p.role is Role.USER else "lime") for p in sample.parts if isinstance(p.content, Region)
+    ]
     pictures = []
     for number, image in enumerate(sample.images):
         array = image.data

@@ -1,8 +1,8 @@
 """Scenes before anybody asks: which things there are, where they go, and the picture of them.
 
-Things never overlap and never touch. Level 1 shows things of different shapes and colours, 25-45 % of the side large, on
-a plain near-white ground; higher levels show more, smaller and more alike things, on tinted and textured grounds, and at
-level 3 turned a little and on pictures that are not square. About 0.1 ms a scene.
+Things never overlap and never touch. Level 1 shows things of different shapes and colours, 25-45 % of the side large,
+on a plain near-white ground; higher levels show more, smaller and more alike things, on tinted and textured grounds,
+and at level 3 turned a little and on pictures that are not square. About 0.1 ms a scene.
 """
 
 from __future__ import annotations
@@ -131,14 +131,15 @@ def stage(
 ) -> Scene:
     """Draw `looks` at random places that do not touch.
 
-    scale: smallest and largest size as fractions of the root of the picture's area; things shrink when they do not fit. spread: least
-    distance of the things' middles in x, as a fraction of the width, so that left to right is beyond doubt.
+    scale: smallest and largest size as fractions of the root of the picture's area; things shrink when they do not
+    fit. spread: least distance of the things' middles in x, as a fraction of the width, so that left to right is
+    beyond doubt.
     """
     width, height = frame(dice, level, size)
     low, high = scale or _SIZES[level]
     side = math.sqrt(width * height)
     sizes = [round(side * dice.uniform(low, high)) for _ in looks]
-    angles = [0 if level < 3 else 5 * dice.between(-4, 4) for _ in looks]
+    angles = [0 if level < 3 else 10 * dice.between(-2, 2) for _ in looks]
     while True:
         masks = [mask(look.shape, s, a) for look, s, a in zip(looks, sizes, angles, strict=True)]
         corners = _scatter(dice, [m.size for m in masks], width, height, spread * width)
@@ -154,7 +155,7 @@ def stage(
 
 
 def put(dice: Dice, level: int, size: int, looks: Sequence[Look], spots: Sequence[tuple[float, float, int]]) -> Scene:
-    """Draw `looks` with their middles and sizes given: (x and y as fractions of the side, size in pixels); kept inside."""
+    """Draw `looks` at given middles (x and y as fractions of the side) and sizes in pixels, kept inside the picture."""
     canvas = Canvas(size, size, ground(dice, level, size, size))
     things = []
     for look, (x, y, pixels) in zip(looks, spots, strict=True):

@@ -1,8 +1,8 @@
 """What a task of the world is, and the draft that its function returns.
 
 A task's function takes dice, a level (1 easy, 2 middle, 3 hard) and the longer side of its pictures in pixels, and
-returns a `Draft`: parts, the answer in words, the boxes it is about, and what was drawn. `mm15.world.make` turns that into
-a `Sample`.
+returns a `Draft`: parts, the answer in words, the boxes it is about, and what was drawn. `mm15.world.make` turns that
+into a `Sample`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Draft:
     """One example before it has a name.
 
     `answer` is the last answer without its regions; `boxes` are the true boxes that the answer gives or the question
-    points at, in pixels of their picture; `objects` is what was drawn, one mapping each with `box`, `image` and what it is.
+    points at, in pixels of their picture (the first, or as extra["box_images"] says); `objects` is what was drawn, one
+    mapping each with `box`, `image` and what it is.
     """
 
     parts: tuple[Part, ...]
@@ -37,9 +38,12 @@ class Draft:
 class Task:
     """A kind of example.
 
-    group: evaluation group (general, text-rich, knowledge, refer-ground, multi-image, in-context), or "" where none asks it.
-    category: mixture category. metric: "exact", "iou" (recall of `boxes`), or "" for documents, which are not scored.
-    chance: the score at level 1 of the best answer that looks only at the question; None where there is nothing to score.
+    group: evaluation group (general, text-rich, knowledge, refer-ground, multi-image, in-context), or "" for none.
+    category: mixture category.
+    metric: "exact", "choice" (a letter A-D, compared exactly), "iou" (recall of `boxes` at 0.5, in order), or "" for
+    documents, which are not scored.
+    chance: the score at level 1 of the best answer that looks only at the last question (for "iou": of the best single
+    box); None for documents and texts, where there is nothing to look at.
     """
 
     name: str

@@ -18,8 +18,8 @@ TASKS: dict[str, Task] = {task.name: task for room in _ROOMS for task in room.TA
 def make(kind: str, index: int, *, seed: int = 0, level: int = 1, size: int = 128, split: str = "train") -> Sample:
     """Sample `index` of the task `kind`: a pure function of its arguments.
 
-    level is 1 (easy) to 3; size is the longer side of its pictures in pixels (64 to 2048); split is "train" or "heldout",
-    which never share a seed sequence. Raises UserError for a task, level, size, split or index that does not exist.
+    level is 1 (easy) to 3; size is the longer side of its pictures in pixels (64 to 2048); split is "train" or
+    "heldout", which never share a seed sequence. UserError for a task, level, size, split or index out of range.
     """
     task = TASKS.get(kind)
     if task is None:

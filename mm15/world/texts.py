@@ -1,8 +1,9 @@
 """Text without pictures: the invented world's facts, sums, spelling, counting.
 
 The facts (what each shape costs, where it lives, what it eats, who its friend is) are told only here. A picture never
-shows them, so a right answer to `fact_picture` (knowledge.py) joins what was read with what is seen. There are few facts
-and few sums: held-out texts repeat sentences of training texts, which is the point of facts; only the draws are separate.
+shows them, so a right answer to `fact_picture` (knowledge.py) joins what was read with what is seen. There are few
+facts and few sums: held-out texts repeat sentences of training texts, which is the point of facts; only their draws are
+separate.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _sentence(dice: Dice, level: int) -> str:
 
 TASKS = (
     Task("fact_text", "", "text", "", "facts of the invented world, told in text only", fact_text),
-    Task("fact_qa", "", "text", "exact", "a fact asked in text", fact_qa, 1 / 8),
-    Task("arithmetic_text", "", "text", "exact", "a sum asked in text", arithmetic_text, 1 / 10),
+    Task("fact_qa", "", "text", "exact", "a fact asked in text", fact_qa),
+    Task("arithmetic_text", "", "text", "exact", "a sum asked in text", arithmetic_text),
     Task("text_facts", "", "text", "", "facts, sums, spelling, counting and comparing as running text", text_facts),
 )

@@ -1,10 +1,10 @@
 """Sources: `open_source(settings, name)[i]` is Sample i, whatever format it is stored in.
 
-    world    the generated world              llava    LLaVA JSON or JSONL              openai   JSONL of OpenAI messages
+    world   the generated world        llava   LLaVA JSON or JSONL        openai   JSONL of OpenAI messages
 
-A source is opened once: its files are looked through (1-2 seconds a GB), which gives its length, the place of every row and its
-fingerprint; rows are read when they are asked for. Sources can be pickled and forked. Errors in a row name the file, the line
-and the row's id; while training they make the loader skip the sample and say so.
+A source is opened once: its files are looked through (1-2 seconds a GB), which gives its length, the place of every
+row and its fingerprint; rows are read when they are asked for. Sources can be pickled and forked. Errors in a row
+name the file, the line and the row's id; while training they make the loader skip the sample and say so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...sample import Sample
 
 
 class SourceData(Protocol):
-    """What every source is. `fingerprint` reads ``name:length:digest`` and changes with any content that is indexed here.
+    """What every source is. `fingerprint` reads ``name:length:digest`` and changes with the content of its file.
 
     Picture files are not part of the fingerprint: reading them all would cost as much as training on them.
     """

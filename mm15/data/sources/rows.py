@@ -1,9 +1,9 @@
 """Rows of a JSON file, read one at a time: a JSON list of objects, or JSONL (one object a line).
 
-Opening looks through the file once and keeps two int64 arrays, the start and end byte of each row (16 bytes a row), and a
-SHA-256 of the whole file. JSONL lines are found but not parsed then (about 1 s a GB); a JSON list has to be parsed to find
-its elements (about 20 s a GB, and the file's text in memory meanwhile). Rows are cut out of a memory map afterwards, so
-neither size nor the number of processes matters.
+Opening looks through the file once and keeps two int64 arrays, the start and end byte of each row (16 bytes a row),
+and a SHA-256 of the whole file. JSONL lines are found but not parsed then (about 1 s a GB); a JSON list has to be
+parsed to find its elements (about 20 s a GB, and the file's text in memory meanwhile). Rows are cut out of a memory
+map afterwards, so neither size nor the number of processes matters.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import hashlib
 import json
 import mmap
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 
 from ...errors import UserError
-from ...sample import Image
+from ...sample import Image, Part, Sample
 
 _CHUNK = 1 << 24
 _SPACE = b" \t\r\n"
@@ -35,9 +36,8 @@ class JsonRows:
     Raises UserError for a missing, empty or unreadable file, and with the line number for bad JSON.
     """
 
-    def __init__(self, path: str | Path, *, images: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self.images = Path(images).expanduser() if images is not None else self.path.parent
         try:
             first = self._first_byte()
             if first == b"[":
@@ -74,26 +74,7 @@ class JsonRows:
         return {**self.__dict__, "_file": None}
 
     def where(self, index: int) -> str:
-        """The row's place, for errors: file and line."""
-        return f"{self.path} line {self._line(index)}"
-
-    def picture(self, name: Any, where: str) -> Image:
-        """The picture a row names: a path below `images`, a file: address, or a data: address with base64 content.
-
-        Raises UserError naming `where`; that the file exists is only known when it is opened.
-        """
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: a picture is named by a path or a data: address, got {name!r:.80}")
-        scheme = name.partition(":")[0].lower()
-        if scheme in ("http", "https"):
-            raise UserError(f"{where}: {name:.80} is on the web; download it and name the file, nothing is fetched here")
-        if scheme == "data":
-            return Image(_data_address(name, where))
-        if scheme == "file":
-            return Image(url2pathname(urlsplit(name).path))
-        return Image(self.images / name)
-
-    def _line(self, index: int) -> int:
+        """The row's place, for errors: file and line. Reads the file up to there."""
         before = 0
         with open(self.path, "rb") as file:
             left = int(self._starts[index])
@@ -101,7 +82,7 @@ class JsonRows:
                 chunk = file.read(min(_CHUNK, left))
                 before += chunk.count(b"\n")
                 left -= len(chunk)
-        return before + 1
+        return f"{self.path} line {before + 1}"
 
     def _first_byte(self) -> bytes:
         with open(self.path, "rb") as file:
@@ -139,14 +120,71 @@ class JsonRows:
         return spans[:, 0], spans[:, 1], digest
 
 
-def _data_address(address: str, where: str) -> bytes:
+class JsonSource:
+    """A source made of JSON rows: what the formats have in common. They add the `key` of their rows, and `parts`.
+
+    Pictures lie below `images`, by default beside the file. Sample ids read ``index:id`` (``index`` where a row has
+    no id), because ids repeat in the files of the field.
+    """
+
+    key: ClassVar[str]
+
+    def __init__(self, path: str | Path, name: str, *, images: str | Path | None = None) -> None:
+        self.name = name
+        self.rows = JsonRows(path)
+        self.images = Path(images).expanduser() if images is not None else self.rows.path.parent
+        self.fingerprint = f"{name}:{len(self.rows)}:{self.rows.digest}"
+        if self.key not in self.rows[0]:
+            raise UserError(
+                f"{self.rows.where(0)}: rows of this format have {self.key!r}, this one has {list(self.rows[0])}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; UserError with line and id when the row cannot be used."""
+        row = self.rows[index]
+        try:
+            parts = tuple(self.parts(row))
+            if not any(part.target for part in parts):
+                raise UserError(
+                    "the assistant says nothing, so there is nothing to learn; add its answer or drop the row"
+                )
+        except UserError as error:
+            named = f" (id {row['id']!r})" if "id" in row else ""
+            raise UserError(f"{self.rows.where(index)}{named}: {error}") from None
+        return Sample(f"{index}:{row['id']}" if "id" in row else str(index), self.name, parts)
+
+    def parts(self, row: dict[str, Any]) -> Iterable[Part]:
+        """The parts of a row; UserErrors say what is wrong, not where."""
+        raise NotImplementedError
+
+    def picture(self, name: Any) -> Image:
+        """The picture a row names: a path below `images`, a file: address, or base64 in a data: address.
+
+        Nothing is fetched from the web; that a file exists is only known when it is opened.
+        """
+        if not isinstance(name, str) or not name:
+            raise UserError(f"a picture is named by a path or a data: address, got {name!r:.80}")
+        scheme = name.partition(":")[0].lower()
+        if scheme in ("http", "https"):
+            raise UserError(f"picture {name:.80} is on the web; download it and name the file, nothing is fetched here")
+        if scheme == "data":
+            return Image(_data_address(name))
+        if scheme == "file":
+            return Image(url2pathname(urlsplit(name).path))
+        return Image(self.images / name)
+
+
+def _data_address(address: str) -> bytes:
     header, comma, content = address.partition(",")
     if not comma or not header.endswith(";base64"):
-        raise UserError(f"{where}: {header:.40} is no picture; write data:image/png;base64,...")
+        raise UserError(f"{header:.40!r} is no picture; write data:image/png;base64,...")
     try:
         return base64.b64decode(content, validate=True)
     except ValueError as error:
-        raise UserError(f"{where}: the base64 of a data: address is damaged ({error})") from None
+        raise UserError(f"the base64 of a data: address is damaged ({error})") from None
 
 
 def _elements(text: str) -> list[tuple[int, int]]:

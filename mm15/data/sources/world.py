@@ -1,6 +1,7 @@
 """The generated world as a source: samples of one task of `mm15.world`, made when they are asked for.
 
-Nothing is read or kept; a sample is a function of (kind, index, seed, level, size, split). The fingerprint covers these settings.
+Nothing is read or kept; a sample is a function of (kind, index, seed, level, size, split). The fingerprint covers
+these settings.
 """
 
 from __future__ import annotations

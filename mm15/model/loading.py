@@ -1,0 +1,45 @@
+"""Reading other people's checkpoints: quiet about what is not needed, one clear line about what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..errors import UserError
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers reports errors only (it would list every weight of a checkpoint's other half)."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
+def readable(weights: str) -> Iterator[None]:
+    """Within the block a failure to read `weights` becomes one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"{weights}: cannot be read as model weights: {' '.join(str(error).split())}") from error
+
+
+def read(model_class: Any, weights: str, **options: Any) -> PreTrainedModel:
+    """`model_class.from_pretrained(weights)` with every weight of the model found; UserError names one that is not."""
+    with quiet():
+        model, report = model_class.from_pretrained(weights, output_loading_info=True, **options)
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise UserError(f"{weights}: {len(absent)} weights are missing or of another shape, the first is {absent[0]}")
+    return model
