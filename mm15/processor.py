@@ -159,7 +159,12 @@ class MM15Processor(ProcessorMixin):
     # ---------------------------------------------------------------------------------------- transformers' way
 
     def __call__(
-        self, images: Any = None, text: str | list[str] | None = None, videos: Any = None, audio: Any = None, **kwargs: Any
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         """input_ids, attention_mask int64 [B, T] (padded left) and pixel_values uint8 [N, 3, tile, tile], as transformers.
 
@@ -193,9 +198,6 @@ class MM15Processor(ProcessorMixin):
     def answer_text(self, ids: Any) -> str:
         """The text of generated ids, without special tokens and outer spaces."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-
 
 
 def _piece_texts(layout: Layout, image: int) -> list[PieceText]:

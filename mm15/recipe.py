@@ -92,7 +92,9 @@ class Picture(Settings):
     @model_validator(mode="after")
     def _range(self) -> Picture:
         if not 1 <= self.min_tiles <= self.max_tiles:
-            raise ValueError(f"min_tiles={self.min_tiles} and max_tiles={self.max_tiles} need 1 <= min_tiles <= max_tiles")
+            raise ValueError(
+                f"min_tiles={self.min_tiles} and max_tiles={self.max_tiles} need 1 <= min_tiles <= max_tiles"
+            )
         return self
 
 
@@ -257,7 +259,9 @@ class Recipe(Settings):
                     for source in category.sources:
                         if source not in self.sources:
                             hint = _closest(source, list(self.sources))
-                            raise ValueError(f"stages.{stage_name}.mixture.{group_name} names unknown source {source!r}{hint}")
+                            raise ValueError(
+                                f"stages.{stage_name}.mixture.{group_name} names unknown source {source!r}{hint}"
+                            )
         return self
 
     def stage_picture(self, stage: str) -> Picture:
@@ -306,7 +310,11 @@ def fingerprint(recipe: Recipe) -> str:
 def diff(old: Recipe, new: Recipe) -> list[str]:
     """One line per setting that differs: ``stages.sft.steps: 100 -> 200``."""
     a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    return [f"{key}: {a.get(key, '(none)')} -> {b.get(key, '(none)')}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    return [
+        f"{key}: {a.get(key, '(none)')} -> {b.get(key, '(none)')}"
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key) != b.get(key)
+    ]
 
 
 def schema() -> dict[str, Any]:
@@ -322,7 +330,9 @@ def _find(name: str | Path) -> Path:
         return path
     if (SHIPPED / f"{name}.yaml").is_file():
         return SHIPPED / f"{name}.yaml"
-    raise UserError(f"no shipped recipe is called {str(name)!r}{_closest(str(name), shipped())}; shipped: {', '.join(shipped())}")
+    raise UserError(
+        f"no shipped recipe is called {str(name)!r}{_closest(str(name), shipped())}; shipped: {', '.join(shipped())}"
+    )
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -404,4 +414,8 @@ def _closest(word: str, known: list[str]) -> str:
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        k: v
+        for key, value in tree.items()
+        for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

@@ -103,19 +103,23 @@ def _stage(folder: Path, steps: int, *, seed: int) -> None:
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
     shares = {"scene_color": 0.5333, "scene_count": 0.2667, "ground": 0.1, "refer_box": 0.1}
+    drift = {"scene_color": 1.0, "scene_count": 0.97, "ground": 1.05, "refer_box": 1.02}
+    came = {name: share * drift[name] for name, share in shares.items()}
     realised = {
         name: {
             "samples": round(60 * steps * share),
             "tokens": 66 * round(60 * steps * share) * (2 if "c" in name else 1),
         }
-        for name, share in shares.items()
+        for name, share in came.items()
     }
     for one in realised.values():
         one |= {"target_tokens": one["tokens"] // 20, "tiles": one["samples"]}
+    realised["ground"]["skipped"] = 1234 * (seed == 1)
     groups = {"scene_color": "single", "scene_count": "single", "ground": "grounding", "refer_box": "grounding"}
     (folder / "mixture.json").write_text(json.dumps({"asked": shares, "realised": realised, "groups": groups}))
     if seed == 1:
-        line = {"source": "ground", "index": 17, "why": "box (3, 5, 300, 9) lies outside its picture of 128x128 pixels"}
+        why = "box (3, 5, 300, 9) lies outside its picture of 128x128 pixels"
+        line = {"source": "ground", "index": 17, "epoch": 0, "id": "ground/17", "reason": why}
         (folder / "skipped.jsonl").write_text(json.dumps(line) + "\n")
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from mm15.model.abstractor import CAbstractor, resize_positions
 
 TIMM_REFERENCE = '''
-"""Computes the reference with timm's RegStage. timm imports torchvision, which is stood in for by empty modules here."""
+"""Computes the reference with timm's RegStage. timm imports torchvision: empty modules stand in for it."""
 import importlib.abc, importlib.machinery, sys, types
 from functools import partial
 

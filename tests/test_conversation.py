@@ -63,12 +63,14 @@ def test_reply_places_are_in_pixels_of_the_last_picture(small: MM15Processor) ->
 
 
 def test_asked_places_go_into_the_text(small: MM15Processor) -> None:
-    model = scripted(small, "a", "b", "c", "d")
+    model = scripted(small, "a", "b", "c", "d", "e")
     chat = Conversation(model, small)
     chat.ask("What is <region> beside <region>?", images=[picture(WIDE)], regions=[Box(20, 5, 60, 25), Point(100, 25)])
     assert "What is [10, 10, 30, 50] beside [50, 50]?" in model.prompts[-1]
     chat.ask("What is at", regions=[Point(0, 0), Point(199, 49)])
     assert "What is at [0, 0] [99, 98]<|im_end|>" in model.prompts[-1]
+    chat.ask("Is <region> left of", regions=[Point(0, 0), Point(100, 25)])
+    assert "Is [0, 0] left of [50, 50]<|im_end|>" in model.prompts[-1], "what has no mark follows"
     chat.ask("And <region>?", images=[picture(HIGH)], regions=[Point(15, 45)])
     assert "And [50, 50]?" in model.prompts[-1], "the newest picture is meant"
     chat.ask("And <region> there?", regions=[Region(Point(20, 45), 0)])
@@ -105,6 +107,7 @@ def test_text_only_replies_have_no_places(small: MM15Processor) -> None:
         ("Where?", {"regions": [Box(0, 0, 300, 10)]}, "outside its picture of 200x50"),
         ("Where is <region> and <region>?", {"regions": [Point(0, 0)]}, "2 <region> marks and there are 1 regions"),
         ("Where?", {"about": 5}, "about=5, but 1 pictures"),
+        ("Where?", {"about": 5, "images": [picture(HIGH)]}, "about=5, but 2 pictures"),
         ("Where?", {"regions": [Region(Point(0, 0), 3)]}, "in picture 3, but 1 are shown"),
         ("  ", {}, "nothing to ask"),
         ("Where?", {"images": ["no/such.png"]}, r"no/such\.png"),

@@ -73,6 +73,8 @@ def test_any_size_and_place_can_be_drawn(size: tuple[int, int]) -> None:
         Region(Box(0, 0, w, h), 0, "whole"),
         Region(Point(w, h), 0, "corner"),
         Region(Box(0, 0, 0, 0)),
+        Region(Box(-90, -90, -70, -70), 0, "outside"),
+        Region(Box(w + 70, h + 70, w + 90, h + 90), 0, "outside"),
         Region(Point(0, 0), 0, "ünïcödé 你好"),
     ]
     factor = enlargement(size)

@@ -19,7 +19,17 @@ from mm15.evaluate.examples import save_examples
 from mm15.evaluate.intervals import wilson
 from mm15.evaluate.results import Comparison, Prediction, Results
 from mm15.evaluate.runner import evaluate, tasks_of
-from mm15.evaluate.task import SourceTask, last_question, true_boxes, with_blank_pictures, written
+from mm15.evaluate.task import (
+    SourceTask,
+    answer_text,
+    asked_regions,
+    earlier_answers,
+    last_answer,
+    last_question,
+    true_boxes,
+    with_blank_pictures,
+    written,
+)
 from mm15.processor import MM15Processor
 from mm15.regions import Box, Point, Region
 from mm15.sample import Image, Sample, assistant, document, user
@@ -109,6 +119,9 @@ def test_grounding_of_several_boxes_is_recall() -> None:
     assert score("[20, 20, 60, 60] and [20, 20, 60, 60]") == 0.5, "each true box is met once"
     assert score("[20, 20, 60, 60]") == 0.5
     assert score("[0, 0, 1, 1] [2, 2, 3, 3] [20, 20, 60, 60]") == 0, "no more guesses than boxes"
+    twins = Sample("x", "x", user(picture(), "All?") + assistant(BOX, " and ", BOX), {"metric": "iou"})
+    got = task(twins).score(twins, "[20, 20, 60, 60]", coordinates=COORDINATES, sizes=[SIZE])
+    assert got.score == 0.5, "each predicted box meets one"
 
 
 def test_grounding_in_the_right_picture() -> None:
@@ -127,9 +140,14 @@ def test_boxes_may_stand_in_meta() -> None:
 
 
 def test_questions_and_documents_are_read() -> None:
-    shots = user(picture(), "one?") + assistant("1", target=False) + user(picture(), "two", Region(Point(50, 25), 1))
+    shots = user(picture(), "it?") + assistant("1", target=False) + user(picture(), "it?", Region(Point(50, 25), 1))
     what = Sample("x", "x", shots + assistant("2"))
-    assert written(last_question(what), COORDINATES, [SIZE, SIZE]) == "two[50, 50]"
+    assert written(last_question(what), COORDINATES, [SIZE, SIZE]) == "it?[50, 50]"
+    assert earlier_answers(what) == ["1"] and asked_regions(what) == [Region(Point(50, 25), 1)]
+    trained = Sample("x", "x", user("a") + assistant("1") + user("b") + assistant("2", Region(Point(50, 25))))
+    assert answer_text(trained, COORDINATES, [SIZE]) == "2[50, 50]" and earlier_answers(trained) == ["1"]
+    unanswered = Sample("x", "x", user("a"))
+    assert written(last_question(unanswered), COORDINATES, []) == "a" and last_answer(unanswered) == []
     caption = Sample("x", "x", document(picture(), "a red circle"))
     assert last_question(caption) and written(last_question(caption), COORDINATES, [SIZE]) == ""
     assert true_boxes(caption) == []

@@ -340,7 +340,7 @@ def test_wilson_known_numbers() -> None:
 
 def test_paired_difference_is_the_normal_interval() -> None:
     rng = np.random.default_rng(3)
-    a, b = rng.random(400) < 0.7, rng.random(400) < 0.4
+    a, b = np.sort(rng.random(400) < 0.7), rng.random(400) < 0.4
     differences = a.astype(float) - b
     half = 1.96 * differences.std() / math.sqrt(400)
     got = paired_difference(a.tolist(), b.tolist())

@@ -1,4 +1,4 @@
-"""A pack of documents gives the logits of its documents, for every attention; and the ways in which that would break."""
+"""A pack of documents gives the logits of its documents, for every attention; and how that would break."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_gradients_of_a_pack_are_the_sum_of_its_documents(attention: str) -> Non
         ).loss.backward()
         used, start = used + count, start + len(document)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, packed[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(
+            parameter.grad, packed[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

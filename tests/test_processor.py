@@ -79,7 +79,7 @@ def test_prompt_is_a_prefix_of_the_encoded_sample(processor: MM15Processor) -> N
     asked, whole = processor.prompt(what).input_ids, processor.encode(what).input_ids
     assert np.array_equal(asked, whole[: len(asked)])
     caption = sample(document(picture(0), "a red circle"))
-    assert np.array_equal(processor.prompt(caption).input_ids, processor.encode(caption).input_ids[:4 * 5])
+    assert np.array_equal(processor.prompt(caption).input_ids, processor.encode(caption).input_ids[: 4 * 5])
 
 
 def test_spans_are_the_runs_of_placeholders(processor: MM15Processor) -> None:
@@ -164,7 +164,9 @@ def test_bin_tokens_are_one_token_each(tokenizer: PreTrainedTokenizerFast) -> No
     what = sample(user(picture(0), "?"), assistant(Region(Box(0, 0, 32, 48))))
     labels = made.encode(what).labels
     assert (labels != IGNORE).sum() == 4 + 3  # four bins, two brackets, the end
-    assert made.coordinates.decode(targets(made, what).removesuffix("<|im_end|>"), (64, 48)) == Box(0.64, 0.48, 32.64, 47.52)
+    assert made.coordinates.decode(targets(made, what).removesuffix("<|im_end|>"), (64, 48)) == Box(
+        0.64, 0.48, 32.64, 47.52
+    )
 
 
 def test_raising_tiles_is_free_and_lowering_warns(processor: MM15Processor) -> None:

@@ -91,7 +91,7 @@ def test_page_tells_the_run(html: str) -> None:
     assert "13 min 30 s time training" in text, "900 steps of 0.9 s"
     assert "54k samples seen" in text
     assert html.count("<svg") == 3
-    assert "1 of ground in continual" in text and "lies outside its picture" in text
+    assert "1,234 of ground in continual" in text and "lies outside its picture" in text and "1,233 more" in text
     assert "siglip, from scratch, hidden_size 96" in text and "100 bins a side, written in digits" in text
     assert "cosine, warm-up 20" in text
 
@@ -129,10 +129,10 @@ def test_what_models_say_cannot_become_html(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run")
     path = folder / "evaluation" / "examples" / "sft" / "examples.json"
     examples = json.loads(path.read_text())
-    examples[0]["reply"] = "</dd><script>alert(1)</script>"
+    examples[0]["reply"] = "</dd><script>alert(1)</script>\x00"
     path.write_text(json.dumps(examples))
     html = write_report(folder).read_text()
-    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "<script" not in html and "&lt;script&gt;" in html and "\x00" not in html
     check(html)
 
 

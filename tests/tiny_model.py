@@ -49,7 +49,9 @@ def settings(vision: str = "siglip", decoder: str = "llama", **changes: Any) -> 
     )
 
 
-def make(vision: str = "siglip", decoder: str = "llama", *, seed: int = 0, **changes: Any) -> MM15ForConditionalGeneration:
+def make(
+    vision: str = "siglip", decoder: str = "llama", *, seed: int = 0, **changes: Any
+) -> MM15ForConditionalGeneration:
     """A tiny model in fp32 and eval mode; the same every time."""
     torch.manual_seed(seed)
     build_options = {"tile": TILE, "image_token_id": IMAGE, "vocab_size": VOCAB, "eos_token_id": 2, "pad_token_id": 0}

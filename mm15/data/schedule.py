@@ -149,6 +149,8 @@ class Schedule:
         ready: list[tuple[int, int]] = []
         released: dict[int, list[int]] = {}
         for source, count in enumerate(before):
+            if count == last[source]:
+                continue
             released.setdefault(max(start, self._release(source, count)), []).append(source)
         for position in range(start, end):
             for source in released.pop(position, ()):

@@ -20,7 +20,7 @@ from ..regions import Box, Coordinates, Region
 from ..sample import Sample
 from .metrics import iou
 from .results import Comparison, Prediction
-from .task import Judgement, Task, asked_regions
+from .task import Judgement, Task, asked_regions, earlier_answers
 
 PER_GROUP = 4
 ASKED = Pen("#7048e8", 1.6)
@@ -33,8 +33,9 @@ def save_examples(
 ) -> Path:
     """Writes `per_group` samples of every group to ``folder/*.png`` and their words to ``folder/examples.json``.
 
-    Each entry: group, task, id, file (null without a picture), question, answer, reply, blank_reply, score, malformed,
-    true, predicted and asked (lists of pixel coordinates), iou (of the first two of them, or null). Returns its path.
+    Each entry: group, task, id, file (null without a picture), shots (earlier answers), question, answer, reply,
+    blank_reply, score, malformed, true, predicted and asked (lists of pixel coordinates), iou (of the first true and
+    predicted box, or null). Returns the JSON's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     blank = {(p.group, p.task, p.id): p.reply for p in comparison.blank.predictions} if comparison.blank else {}
@@ -68,7 +69,7 @@ def _entry(sample: Sample, prediction: Prediction, task: Task, coordinates: Coor
         **{key: getattr(prediction, key) for key in ("group", "task", "id", "question", "answer", "reply")},
         **{"score": prediction.score, "malformed": prediction.malformed, "file": path.name if pictures else None},
         **{"true": _plain(judged.true), "predicted": _plain(judged.predicted), "asked": _plain(asked)},
-        "iou": _first_iou(judged),
+        **{"iou": _first_iou(judged), "shots": earlier_answers(sample)},
     }
 
 

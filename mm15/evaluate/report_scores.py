@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from . import page
 
 _JSON = Mapping[str, Any]
+LONGEST_REPLY = 150
+"""Characters of a reply that an example shows."""
 
 
 def score_plot(scores: Mapping[str, _JSON]) -> list[str]:
@@ -120,14 +123,16 @@ def _card(example: _JSON, stages: Mapping[str, Sequence[_JSON]], pictures: Path)
             if (other["group"], other["task"], other["id"]) == key:
                 said.append(f"<dt>{escape(stage)}</dt><dd>{_verdict(other)}</dd>")
     if example.get("blank_reply") is not None and example["file"]:
-        said.append(f'<dt>blank</dt><dd class="soft">{escape(example["blank_reply"]) or "(nothing)"}</dd>')
+        said.append(f'<dt>blank</dt><dd class="soft">{_words(example["blank_reply"])}</dd>')
     shown, kind = "", ""
     if example["file"] and (pictures / example["file"]).is_file():
         words = escape(f"{example['task']}: {example['question']}", quote=True)
         shown = f'<img alt="{words}" src="{page.picture(pictures / example["file"])}">'
         kind = " wide" if page.is_wide(pictures / example["file"]) else ""
+    shots = ", ".join(example.get("shots", []))
+    told = f" · told before: {shots}" if shots else ""
     return (
-        f'<article class="card{kind}">{shown}<div><p class="soft small">{escape(example["task"])}</p>'
+        f'<article class="card{kind}">{shown}<div><p class="soft small">{escape(example["task"] + told)}</p>'
         f"<p><b>{escape(example['question']) or '(continue)'}</b></p>"
         f"<dl><dt>true</dt><dd>{escape(example['answer'])}</dd>{''.join(said)}</dl></div></article>"
     )
@@ -140,4 +145,10 @@ def _verdict(example: _JSON) -> str:
     if example.get("iou") is not None:
         told.append(f"IoU {example['iou']:.2f}")
     more = f' <span class="soft small">{", ".join(told)}</span>' if told else ""
-    return f"{mark} {escape(example['reply']) or '(nothing)'}{more}"
+    return f"{mark} {_words(example['reply'])}{more}"
+
+
+def _words(reply: str) -> str:
+    """A reply as HTML, cut where it is long; an untrained model also writes control characters."""
+    cut = reply if len(reply) <= LONGEST_REPLY else reply[:LONGEST_REPLY] + "…"
+    return escape(re.sub(r"[\x00-\x1f\x7f]", "�", cut)) or "(nothing)"

@@ -112,15 +112,25 @@ def _by_group(
 
 def skipped(stages: Sequence[StageRecord]) -> list[str]:
     """The ledger of samples that were skipped, counted by source; nothing where none was."""
-    found = [(stage.name, line) for stage in stages for line in stage.skipped]
-    if not found:
+    counts = {(stage.name, source): n for stage in stages for source, n in _skips(stage).items()}
+    if not counts:
         return []
-    counts = Counter((stage, str(line.get("source", "?"))) for stage, line in found)
-    summary = ", ".join(f"{n} of {source} in {stage}" for (stage, source), n in counts.items())
-    rows = [[escape(stage), *_ledger_line(line)] for stage, line in found[:MANY]]
-    more = f'<p class="soft small">and {len(found) - MANY} more in skipped.jsonl</p>' if len(found) > MANY else ""
+    summary = ", ".join(f"{n:,} of {source} in {stage}" for (stage, source), n in counts.items())
+    listed = [(stage.name, line) for stage in stages for line in stage.skipped]
+    rows = [[escape(stage), *_ledger_line(line)] for stage, line in listed[:MANY]]
+    rest = sum(counts.values()) - len(rows)
+    more = f'<p class="soft small">and {rest:,} more; see skipped.jsonl of the stages</p>' if rest > 0 else ""
     table = page.table(["stage", "source", "index", "why"], rows)
     return ["<h2>Skipped samples</h2>", f"<p>{escape(summary)}.</p>", table + more]
+
+
+def _skips(stage: StageRecord) -> dict[str, int]:
+    """Skipped samples by source: mixture.json counts them all, the ledger lists only the first."""
+    counts = Counter(str(line.get("source", "?")) for line in stage.skipped)
+    realised = (stage.mixture or {}).get("realised", {})
+    for source, one in realised.items():
+        counts[source] = max(counts[source], one.get("skipped", 0))
+    return {source: n for source, n in counts.items() if n}
 
 
 def _ledger_line(line: Mapping[str, Any]) -> list[str]:
@@ -149,7 +159,7 @@ def settings(recipe: recipes.Recipe) -> list[str]:
     ]
     by_stage = {name: _stage_settings(recipe, name) for name in recipe.stages}
     keys = next(iter(by_stage.values()), {})
-    stage_rows = [[escape(key), *(escape(found[key]) for found in by_stage.values())] for key in keys]
+    stage_rows = [[escape(key), *(page.wide_cell(found[key]) for found in by_stage.values())] for key in keys]
     return [page.table(["", ""], rows), "<h3>By stage</h3>", page.table(["", *by_stage], stage_rows)]
 
 
@@ -174,7 +184,7 @@ def _stage_settings(recipe: recipes.Recipe, name: str) -> dict[str, str]:
     batch, optimizer, schedule = stage.batch, stage.optimizer, stage.schedule
     return {
         "steps": f"{stage.steps:,}",
-        "batch": f"{batch.rows} rows of up to {batch.tokens:,} tokens and {batch.tiles} tiles",
+        "batch": f"{batch.rows} row{'s' * (batch.rows != 1)} of up to {batch.tokens:,} tokens and {batch.tiles} tiles",
         "optimiser": f"{optimizer.name}, decay {optimizer.weight_decay:g}, clip {optimizer.clip:g}",
         "learning rate": f"{optimizer.lr:g}, {schedule.kind}, warm-up {schedule.warmup}",
         "pictures": _picture(recipe.stage_picture(name)),

@@ -191,7 +191,7 @@ def _prediction(task: Task, asked: Asked, coordinates: Coordinates) -> Predictio
         task=task.name,
         id=sample.id,
         question=written(last_question(sample), coordinates, sizes),
-        answer=sample.meta.get("answer") or answer_text(sample, coordinates, sizes),
+        answer=answer_text(sample, coordinates, sizes) or str(sample.meta.get("answer", "")),
         reply=asked.reply,
         score=asked.judgement.score,
         malformed=asked.judgement.malformed,

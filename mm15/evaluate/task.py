@@ -160,23 +160,35 @@ def answer_boxes(sample: Sample) -> list[Region]:
 
 def last_answer(sample: Sample) -> list[Part]:
     """The last run of target parts: what the model is to write."""
-    parts = sample.parts
-    end = max((i for i, part in enumerate(parts) if part.target), default=-1) + 1
-    start = end
-    while start > 0 and parts[start - 1].target and parts[start - 1].role is parts[end - 1].role:
-        start -= 1
-    return list(parts[start:end])
+    _, start, end = _spans(sample)
+    return list(sample.parts[start:end])
 
 
 def last_question(sample: Sample) -> list[Part]:
     """The user's turn before the last answer; for a document, everything before it."""
-    end = len(sample.parts)
-    if answer := last_answer(sample):
-        end = next(i for i, part in enumerate(sample.parts) if part is answer[0])
-    start = end
-    while start > 0 and sample.parts[start - 1].role in (Role.USER, Role.DOCUMENT):
-        start -= 1
+    start, end, _ = _spans(sample)
     return list(sample.parts[start:end])
+
+
+def earlier_answers(sample: Sample) -> list[str]:
+    """What the assistant said before the last question (the answers of the shots), in text."""
+    said = [part.content for part in sample.parts[: _spans(sample)[0]] if part.role is Role.ASSISTANT]
+    return [content for content in said if isinstance(content, str)]
+
+
+def _spans(sample: Sample) -> tuple[int, int, int]:
+    """Where in the parts the last question begins, where its answer begins, and where that ends."""
+    parts = sample.parts
+    end = max((i for i, part in enumerate(parts) if part.target), default=-1) + 1
+    answer = end
+    while answer > 0 and parts[answer - 1].target and parts[answer - 1].role is parts[end - 1].role:
+        answer -= 1
+    if not end:
+        answer = end = len(parts)
+    question = answer
+    while question > 0 and parts[question - 1].role in (Role.USER, Role.DOCUMENT):
+        question -= 1
+    return question, answer, end
 
 
 def answer_text(sample: Sample, coordinates: Coordinates, sizes: Sizes) -> str:

@@ -51,8 +51,6 @@ def draw_regions(
     canvas = picture.convert("RGB")
     if factor > 1:
         canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.NEAREST)
-    elif canvas is picture:
-        canvas = picture.copy()
     draw = ImageDraw.Draw(canvas)
     unit = math.sqrt(canvas.width * canvas.height) / 270
     marks = list(zip(regions, _pens(pens, len(regions)), strict=True))

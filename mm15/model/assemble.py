@@ -59,10 +59,13 @@ def build(
         router_z=settings.router.z,
         coordinates=coordinates or {},
         tiling=tiling or {},
-        attn_implementation=attn_implementation,
     )
-    model = MM15ForConditionalGeneration(config, tower=tower, decoder=decoder).to(dtype)
-    if model.get_input_embeddings().num_embeddings < vocab_size:
+    config._attn_implementation = attn_implementation
+    model = MM15ForConditionalGeneration(config, tower=tower, decoder=decoder)
+    for parameter in model.parameters():  # not model.to, which would round the rotary buffers too
+        parameter.data = parameter.data.to(dtype)
+    table: Any = model.get_input_embeddings()
+    if table.num_embeddings < vocab_size:
         with quiet():
             model.resize_token_embeddings(vocab_size)
     for holder in (model.generation_config, model.config):

@@ -51,6 +51,53 @@ def document_lengths(position_ids_BT: Tensor) -> list[list[int]]:
     return lengths
 
 
+def packed_documents(
+    position_ids: Tensor | None, attention_mask: Tensor | None, shape: tuple[int, int], seen: int
+) -> list[list[int]] | None:
+    """Document lengths of each row of a batch of `shape` [B, T] when positions restart (a packed batch), else None.
+
+    transformers joins packed documents silently when any attention mask or cache is given. The caller drops a mask of
+    ones; a mask with zeros is a ValueError unless it only pads single documents.
+    """
+    if position_ids is None or seen or shape[1] == 1 or position_ids.ndim != 2:
+        return None
+    starts_BT = document_starts(position_ids)
+    if attention_mask is None:
+        restarts = int(starts_BT[:, 1:].sum())
+    elif attention_mask.ndim != 2 or attention_mask.shape[1] != shape[1]:
+        return None
+    else:
+        real_BT = attention_mask.bool()
+        restarts = int((starts_BT[:, 1:] & real_BT[:, 1:] & real_BT[:, :-1]).sum())
+        if restarts and not real_BT.all():
+            raise ValueError(
+                f"packed rows (positions restart {restarts} times) take attention_mask=None, "
+                f"this one masks {int((~real_BT).sum())} tokens"
+            )
+    if not restarts:
+        return None
+    lengths = document_lengths(position_ids)
+    return lengths * shape[0] if len(lengths) == 1 else lengths
+
+
+def packed_arguments(attention: str | None, documents: list[list[int]]) -> dict[str, Any]:
+    """What a decoder with this attention must be told of packed rows; refuses what it would join silently."""
+    if "flash" in str(attention) and len(documents) > 1:
+        raise ValueError(f"{attention} isolates packed documents in batches of one row; this one has {len(documents)}")
+    return {"documents": documents} if attention == PACKED_SDPA else {}
+
+
+def real_tokens(
+    attention_mask: Tensor | None, documents: list[list[int]] | None, shape: tuple[int, int], device: torch.device
+) -> Tensor:
+    """[B, T], false at padding: where the mask is 0, and at packed documents of one token (the tail of a pack)."""
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return attention_mask.bool()
+    if documents is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    return torch.tensor([[n > 1 for n in lengths for _ in range(n)] for lengths in documents], device=device)
+
+
 def packed_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -124,7 +171,13 @@ def _packed_mask(
     plain = attention_mask is None and q_length == kv_length and not kwargs.get("use_vmap", False)
     if plain and isinstance(q_offset, int) and q_offset == 0:
         return None
-    return sdpa_mask(q_length=q_length, kv_length=kv_length, q_offset=q_offset, attention_mask=attention_mask, **kwargs)
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,  # type: ignore[arg-type]
+        attention_mask=attention_mask,
+        **kwargs,
+    )
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)

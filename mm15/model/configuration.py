@@ -28,10 +28,10 @@ class MM15Config(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    """Configuration of the picture encoder; its `image_size` always equals `tile`."""
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    """Configuration of the decoder."""
+    vision_config: Any = None
+    """Configuration of the picture encoder, or its dict; its `image_size` always equals `tile`."""
+    text_config: Any = None
+    """Configuration of the decoder, or its dict."""
     tile: int = 672
     """Side of a tile in pixels."""
     tokens_per_tile: int = 144

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -33,6 +34,13 @@ def readable(weights: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{weights}: cannot be read as model weights: {' '.join(str(error).split())}") from error
+
+
+def mark_initialised(part: nn.Module) -> None:
+    """Tell transformers that the weights of `part` are as they should be, so that it does not draw fresh ones."""
+    for module in part.modules():
+        flagged: Any = module
+        flagged._is_hf_initialized = True
 
 
 def read(model_class: Any, weights: str, **options: Any) -> PreTrainedModel:

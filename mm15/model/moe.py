@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,13 @@ class RouterLosses:
     expert_counts: Tensor
 
 
-def gates(decoder: nn.Module) -> list[nn.Module]:
+def gates(decoder: Any) -> list[nn.Module]:
     """The routers of a decoder in layer order; empty for a dense one."""
     return [layer.mlp.gate for layer in decoder.model.layers if hasattr(layer.mlp, "experts")]
 
 
 @contextmanager
-def router_logits(decoder: nn.Module) -> Iterator[list[Tensor]]:
+def router_logits(decoder: Any) -> Iterator[list[Tensor]]:
     """Within the block a forward of `decoder` appends each sparse layer's logits [tokens, E] to the list it yields."""
     found: list[Tensor] = []
     hooks = [gate.register_forward_hook(lambda _m, _i, out: found.append(out[0])) for gate in gates(decoder)]

@@ -29,7 +29,7 @@ from transformers.utils import cached_file
 
 from ..errors import UserError
 from .abstractor import resize_positions
-from .loading import read
+from .loading import mark_initialised, read
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class ConvStem(nn.Module):
         self.stem = nn.Sequential(*layers)
         self.patch = nn.Conv2d(widths[-1], out, kernel, stride=kernel)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                init.kaiming_normal_(module.weight, nonlinearity="relu" if module is not self.patch else "linear")
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                init.kaiming_normal_(module.weight, nonlinearity="linear" if module is self.patch else "relu")
                 init.zeros_(module.bias)
-                module._is_hf_initialized = True
+        mark_initialised(self)
 
     @property
     def weight(self) -> Tensor:
@@ -89,6 +89,8 @@ class ConvStem(nn.Module):
 
 class VisionEncoder(nn.Module):
     """A tower of one of `FAMILIES`, fresh from its configuration or the given one: [N, 3, S, S] -> [N, L, D]."""
+
+    tower: Any
 
     def __init__(
         self, config: PreTrainedConfig, stem: list[int] | None = None, tower: PreTrainedModel | None = None
@@ -111,7 +113,7 @@ class VisionEncoder(nn.Module):
         resize_tower(self.tower, tile)
 
 
-def resize_tower(tower: PreTrainedModel, tile: int) -> None:
+def resize_tower(tower: Any, tile: int) -> None:
     """Interpolate a tower's position embeddings to tiles of `tile` pixels and set its `image_size`."""
     config, embeddings = tower.config, tower.embeddings
     grid, kept = tile // config.patch_size, _family(config).class_tokens
@@ -156,7 +158,7 @@ def load_tower(weights: str, family_name: str, tile: int, dtype: torch.dtype) ->
 
 
 def pixel_statistics(family_name: str, weights: str | None = None) -> tuple[list[float], list[float]]:
-    """Mean and deviation of pixels: of the checkpoint's ``preprocessor_config.json`` if it has one, else the family's."""
+    """Mean and deviation of pixels: the checkpoint's own (``preprocessor_config.json``), else the family's."""
     kind = FAMILIES[family_name]
     path = weights and cached_file(weights, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     kept = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
@@ -177,7 +179,7 @@ def _family(config: PreTrainedConfig) -> Family:
     return _BY_TYPE[config.model_type]
 
 
-def _drop_unused(tower: PreTrainedModel) -> None:
+def _drop_unused(tower: Any) -> None:
     """Take out weights that only the pooled output or masked training uses: they would never get a gradient."""
     if tower.config.model_type == "clip_vision_model":
         tower.post_layernorm = nn.Identity()

@@ -89,7 +89,9 @@ def _segment(part: Part, seen: int, coordinates: Coordinates, sizes: Sequence[tu
         return Segment("", image=seen)
     if isinstance(content, Region):
         if not 0 <= content.image < len(sizes):
-            raise UserError(f"a region refers to picture {content.image}, but the sample has {len(sizes)}; count from 0")
+            raise UserError(
+                f"a region refers to picture {content.image}, but the sample has {len(sizes)}; count from 0"
+            )
         return Segment(coordinates.encode(content.shape, sizes[content.image]), part.target)
     if isinstance(content, Video):
         raise UserError(f"video {content.path}: videos must be given as their frames (a list of pictures)")

@@ -24,7 +24,9 @@ _BYTES = pre_tokenizers.ByteLevel.alphabet()
 def train(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most `vocab_size` tokens, special tokens included; raises UserError below 300."""
     if vocab_size < 300:
-        raise UserError(f"tokenizer.vocab_size={vocab_size} is too small: 256 bytes and special tokens need 300 or more")
+        raise UserError(
+            f"tokenizer.vocab_size={vocab_size} is too small: 256 bytes and special tokens need 300 or more"
+        )
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())

@@ -18,7 +18,12 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_model_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from ..errors import UserError
 from .parallel import World
@@ -63,7 +68,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable checkpoint ({error}); delete this folder to resume from the former one") from None
+        raise UserError(
+            f"{path}: unreadable checkpoint ({error}); delete this folder to resume from the former one"
+        ) from None
 
 
 def load(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, world: World) -> None:

@@ -14,9 +14,7 @@ import torch
 from .. import recipe
 
 
-def make_optimizer(
-    parameters: Iterable[torch.nn.Parameter], settings: recipe.Optimizer
-) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: recipe.Optimizer) -> torch.optim.Optimizer:
     """The optimiser over trainable parameters; weight decay on matrices only (two or more axes)."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
@@ -46,5 +44,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """The same learning rate for all groups."""
     for group in optimizer.param_groups:
         group["lr"] = value
-
-

@@ -1,10 +1,10 @@
 """A run: all stages of a recipe, evaluation after each, then the report. The same command again resumes.
 
-    RUN/recipe.yaml                      resolved copy
-        stages/NAME/step-000200/         DCP checkpoints     stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
-        model/                           the newest finished stage as a transformers folder
-        evaluation/NAME.json             scores with pictures and with blank ones
-        report.html
+RUN/recipe.yaml                      resolved copy
+    stages/NAME/step-000200/         DCP checkpoints     stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
+    model/                           the newest finished stage as a transformers folder
+    evaluation/NAME.json             scores with pictures and with blank ones
+    report.html
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .metrics import Metrics
 from .optim import make_optimizer
 from .progress import StageProgress
 
-TOKENIZER_TEXTS = 20_000
+TOKENIZER_TEXTS = 4_000
 """How many texts of the recipe's sources a tokenizer from scratch is trained on."""
 
 
@@ -78,7 +78,9 @@ def _claim(recipe: Recipe, out: Path, world: parallel.World) -> None:
         different = recipes.diff(recipes.load(kept), recipe)
         if different:
             shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
-            raise UserError(f"{out} holds a run of another recipe ({shown}); choose another --out or restore the settings")
+            raise UserError(
+                f"{out} holds a run of another recipe ({shown}); choose another --out or restore the settings"
+            )
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run; choose another --out")
     world.barrier()
@@ -103,7 +105,9 @@ def make_tokenizer(recipe: Recipe, out: Path, sources: dict[str, SourceData], wo
 
             name = settings.weights or recipe.model.decoder.weights
             if name is None:
-                raise UserError("model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none")
+                raise UserError(
+                    "model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none"
+                )
             tokenizer = AutoTokenizer.from_pretrained(resolve(name))
         _replace_folder(kept, tokenizers.prepare(tokenizer, coordinates=coordinates).save_pretrained)
     world.barrier()
@@ -199,7 +203,13 @@ def _train_stage(
                 if world.is_main:
                     _write_ledgers(folder, loader, mixture)
                 checkpoint.save(
-                    folder, step.step, model=model, optimizer=optimizer, state=state, world=world, keep=recipe.checkpoint.keep
+                    folder,
+                    step.step,
+                    model=model,
+                    optimizer=optimizer,
+                    state=state,
+                    world=world,
+                    keep=recipe.checkpoint.keep,
                 )
 
         if done < stage.steps:

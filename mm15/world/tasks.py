@@ -6,11 +6,11 @@ import difflib
 
 from ..errors import UserError
 from ..sample import Sample
-from . import charts, clips, comparisons, documents, episodes, knowledge, scenes, screens, texts
+from . import charts, clips, comparisons, dialogues, documents, episodes, knowledge, scenes, screens, texts
 from .dice import Dice, entropy
 from .task import LEVELS, Task
 
-_ROOMS = (scenes, documents, charts, screens, knowledge, comparisons, episodes, clips, texts)
+_ROOMS = (scenes, dialogues, documents, charts, screens, knowledge, comparisons, episodes, clips, texts)
 
 TASKS: dict[str, Task] = {task.name: task for room in _ROOMS for task in room.TASKS}
 

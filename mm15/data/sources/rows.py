@@ -102,8 +102,6 @@ class JsonRows:
             for i in np.flatnonzero(ends - starts < 3):
                 file.seek(starts[i])
                 filled[i] = bool(file.read(int(ends[i] - starts[i])).strip(_SPACE))
-            file.seek(0)
-            starts[0] += len(_BOM) if file.read(3) == _BOM else 0
         return starts[filled], ends[filled], digest.hexdigest()[:16]
 
     def _index_list(self) -> tuple[np.ndarray, np.ndarray, str]:
@@ -180,7 +178,7 @@ class JsonSource:
 def _data_address(address: str) -> bytes:
     header, comma, content = address.partition(",")
     if not comma or not header.endswith(";base64"):
-        raise UserError(f"{header:.40!r} is no picture; write data:image/png;base64,...")
+        raise UserError(f"{header!r:.40} is no picture; write data:image/png;base64,...")
     try:
         return base64.b64decode(content, validate=True)
     except ValueError as error:

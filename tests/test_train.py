@@ -1,0 +1,242 @@
+"""The loop and the run: resume to the bit, micro-batches, NaN, stages, checkpoints that are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mm15 import recipe
+from mm15.data.loader import Batch, PackedLoader, make_batch
+from mm15.data.mixture import Mixture
+from mm15.data.packing import Document
+from mm15.data.sources import open_source
+from mm15.errors import UserError
+from mm15.image import Tiling
+from mm15.processor import build_processor
+from mm15.regions import Coordinates
+from mm15.text import tokenizer as tokenizers
+from mm15.text.render import Ref
+from mm15.train import checkpoint, optim, parallel
+from mm15.train.loop import NotFinite, _backward, train
+from mm15.train.metrics import Metrics, read
+from mm15.train.run import make_model, run
+from mm15.world import make
+
+HERE = Path(__file__).parent
+WORLD = parallel.World()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(recipe, model, processor) of the tiny recipe, untrained."""
+    settings = recipe.load(HERE / "tiny.yaml")
+    coordinates = Coordinates(100)
+    tokenizer = tokenizers.prepare(tokenizers.train(["Where is it?"] * 9, vocab_size=400), coordinates=coordinates)
+    torch.manual_seed(0)
+    model = make_model(settings, tokenizer, tile=32)
+    tiling = Tiling(tile=32, min_tiles=1, max_tiles=4)
+    return settings, model, build_processor(tokenizer, tiling=tiling, coordinates=coordinates, tokens_per_tile=4)
+
+
+def documents(processor, count: int) -> list[Document]:
+    kinds = ["ground", "fact_qa", "scene_count", "story_page"]
+    made = [make(kinds[i % 4], i, size=64) for i in range(count)]
+    return [Document(i, s.id, Ref(kinds[i % 4], i), processor.encode(s)) for i, s in enumerate(made)]
+
+
+def gradients(model, rows: list[Batch]) -> tuple[float, list[torch.Tensor]]:
+    model.zero_grad()
+    loss, _ = _backward(model.train(), rows, bf16=False, world=WORLD)
+    return loss, [p.grad.clone() for p in model.parameters()]
+
+
+def test_gradients_do_not_change_with_the_micro_batch_split(tiny) -> None:
+    _, model, processor = tiny
+    made = documents(processor, 8)
+    whole = gradients(model, [make_batch(made)])
+    for split in ([made[:4], made[4:]], [made[:1], made[1:3], made[3:]], [[one] for one in made]):
+        loss, parts = gradients(model, [make_batch(row) for row in split])
+        assert loss == pytest.approx(whole[0], abs=1e-6)
+        for a, b in zip(parts, whole[1], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(tiny) -> None:
+    settings, _, processor = tiny
+    torch.manual_seed(0)
+    model = make_model(settings, processor.tokenizer, tile=32)
+    with torch.no_grad():
+        model.decoder.model.norm.weight.fill_(float("nan"))
+    before = [p.clone() for p in model.parameters()]
+    optimizer = optim.make_optimizer(model.parameters(), settings.stages["sft"].optimizer)
+    rows = iter([[make_batch(documents(processor, 2))]])
+    with pytest.raises(NotFinite, match=r"step 1: loss nan.*ground\[0\], fact_qa\[1\]"):
+        train(
+            model,
+            optimizer,
+            rows,
+            stage=settings.stages["sft"],
+            first=1,
+            bf16=False,
+            world=WORLD,
+            on_step=lambda _: None,
+        )
+    for a, b in zip(before, model.parameters(), strict=True):
+        assert torch.equal(a, b) or a.isnan().any()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_killed_five_times_is_the_same_run_bit_for_bit(workers: int, tmp_path: Path) -> None:
+    """SIGKILL at random moments, then the same command again: loss and gradient norm of every step of every stage."""
+    command = [sys.executable, str(HERE / "kill_harness.py"), str(tmp_path), str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=HERE.parent, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] == 5
+    steps = {name: stage.steps for name, stage in recipe.load(HERE / "tiny.yaml").stages.items()}
+    assert {name: len(lines) for name, lines in told["whole"].items()} == steps
+    assert told["killed"] == told["whole"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run without evaluation."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    run(recipe.load(HERE / "tiny.yaml"), out)
+    return out
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    run(recipe.load(HERE / "tiny.yaml"), finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_keeps_what_it_promises(finished: Path) -> None:
+    for name, stage in recipe.load(HERE / "tiny.yaml").stages.items():
+        lines = read(finished / "stages" / name / "metrics.jsonl")
+        assert [line["step"] for line in lines] == list(range(1, stage.steps + 1))
+        assert all(
+            {"loss", "lr", "grad_norm", "tokens", "targets", "samples", "tiles"} <= line.keys() for line in lines
+        )
+        mixture = json.loads((finished / "stages" / name / "mixture.json").read_text())
+        assert sum(one["samples"] for one in mixture["realised"].values()) == sum(line["samples"] for line in lines)
+        assert len(list((finished / "stages" / name).glob("step-*"))) == 2
+    assert recipe.load(finished / "recipe.yaml") == recipe.load(HERE / "tiny.yaml")
+    assert json.loads((finished / "model" / "run.json").read_text())["stage"] == "sft"
+
+
+def test_each_stage_starts_from_the_former_with_its_own_tile(finished: Path) -> None:
+    """The first loss of a stage is near the last of the former, not near that of a fresh model; the tile grew."""
+    last = read(finished / "stages/pretrain/metrics.jsonl")[-1]["loss"]
+    fresh = read(finished / "stages/pretrain/metrics.jsonl")[0]["loss"]
+    assert last < fresh - 0.1
+    assert json.loads((finished / "model/config.json").read_text())["tile"] == 32
+    torch.manual_seed(0)
+    assert recipe.load(HERE / "tiny.yaml").stage_picture("pretrain").tile == 24
+
+
+def test_another_recipe_in_the_same_folder_is_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stages.sft.steps: 10 -> 11"):
+        run(recipe.load(HERE / "tiny.yaml", ["stages.sft.steps=11"]), finished)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="holds no run"):
+        run(recipe.load(HERE / "tiny.yaml"), tmp_path)
+    with pytest.raises(UserError, match="no stage 'sfd'"):
+        run(recipe.load(HERE / "tiny.yaml"), tmp_path / "new", only="sfd")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_former_one_is_used_without_its_marker(
+    finished: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "sft"
+    shutil.copytree(finished / "stages" / "sft", folder)
+    newest = checkpoint.latest(folder)
+    settings = recipe.load(HERE / "tiny.yaml")
+    tokenizer = build_tokenizer(finished)
+    model = make_model(settings, tokenizer, tile=32)
+    for path in newest.glob("*.distcp"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"step-000010: unreadable checkpoint"):
+        checkpoint.load(newest, model=model, world=WORLD)
+    (newest / checkpoint.MARKER).unlink()
+    former = checkpoint.latest(folder)
+    assert former.name == "step-000008"
+    checkpoint.load(former, model=model, world=WORLD)
+    (former / "state.json").write_text("{")
+    with pytest.raises(UserError, match="step-000008: unreadable checkpoint"):
+        checkpoint.read_state(former)
+
+
+def build_tokenizer(finished: Path):
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(finished / "tokenizer")
+
+
+def test_metrics_rewind_drops_later_and_half_written_lines(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for step in range(1, 6):
+        metrics.add({"step": step, "loss": 1.0})
+    with open(metrics.path, "a") as file:
+        file.write('{"step": 6, "lo')
+    assert [line["step"] for line in read(metrics.path)] == [1, 2, 3, 4, 5]
+    metrics.rewind(3)
+    assert [line["step"] for line in read(metrics.path)] == [1, 2, 3]
+
+
+def test_learning_rate_by_hand() -> None:
+    schedule = recipe.Schedule(kind="cosine", warmup=4, floor=0.1)
+    rates = [optim.learning_rate(step, 14, 2.0, schedule) for step in range(14)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[4] == 2.0
+    assert rates[9] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))  # half way: cos(pi / 2) = 0
+    assert optim.learning_rate(14, 14, 2.0, schedule) == pytest.approx(0.2)
+    assert optim.learning_rate(9, 10, 1.0, recipe.Schedule(kind="constant")) == 1.0
+    assert optim.learning_rate(5, 10, 1.0, recipe.Schedule(kind="linear")) == pytest.approx(0.5)
+
+
+def test_adafactor_takes_an_absolute_rate() -> None:
+    """First step of AdaFactor without momentum: every element of a matrix with equal gradients moves by lr."""
+    weight = torch.nn.Parameter(torch.zeros(4, 3))
+    optimizer = optim.make_optimizer([weight], recipe.Optimizer(name="adafactor", lr=0.01))
+    weight.grad = torch.full_like(weight, 5.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 3), -0.01), rtol=1e-4, atol=0)
+
+
+def test_weight_decay_is_for_matrices_only() -> None:
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    frozen = torch.nn.Parameter(torch.ones(2, 2), requires_grad=False)
+    optimizer = optim.make_optimizer([matrix, vector, frozen], recipe.Optimizer(lr=0.1, weight_decay=0.5))
+    for p in (matrix, vector):
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.allclose(matrix, torch.full((2, 2), 0.95))
+    assert torch.equal(vector, torch.ones(2))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+def test_the_realised_mixture_follows_the_weights(tiny) -> None:
+    settings, _, processor = tiny
+    stage = settings.stages["sft"]
+    sources = {name: open_source(source, name) for name, source in settings.sources.items()}
+    mixture = Mixture.of_stage(stage, {name: len(source) for name, source in sources.items()}, seed=0)
+    loader = PackedLoader(mixture, sources, processor.encode, tokens=512, tiles=64, rows=4, workers=0)
+    rows = iter(loader)
+    for _ in range(20):
+        next(rows)
+    total = sum(one.samples for one in loader.realised.values())
+    for name, share in mixture.shares.items():
+        waiting = 40  # documents in open rows are drawn and not yet trained on
+        assert abs(loader.realised[name].samples - share * total) <= 1 + waiting * share + 3
