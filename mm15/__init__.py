@@ -1,7 +1,7 @@
 """mm15: the open implementation of MM1.5 (arXiv 2409.20566).
 
-`import mm15` is light: nothing heavy is imported until it is used, and transformers learns of mm15's classes as soon as its
-auto classes are, so that ``AutoModelForImageTextToText.from_pretrained(folder)`` works after ``import mm15``.
+`import mm15` is light: nothing heavy is imported until it is used, and transformers learns of mm15's classes as soon
+as its auto classes are, so that ``AutoModelForImageTextToText.from_pretrained(folder)`` works after ``import mm15``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The command line. Results go to stdout, progress and logs to stderr; status 0, 2 for what the user can mend, 1 for our faults.
+"""The command line. Results go to stdout, progress and logs to stderr; status 0, 2 for what the user can mend, 1 for
+our faults.
 
 Everything heavy is imported inside the command that needs it, so that ``mm15 tiles`` and ``mm15 --help`` are quick.
 """
@@ -29,6 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Typer's errors of usage: its own copy of click's, or click's, by version."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -48,10 +52,11 @@ def run(
     from .evaluate.stage import evaluate_stage
     from .train.run import run as run_recipe
 
+    _quiet_transformers()
     run_recipe(settings, folder, only=stage, evaluate=evaluate_stage)
     if int(os.environ.get("RANK", "0")) == 0:
         page = write_report(folder)
-        _say(f"report: {page}\nmodel:  {folder / 'model'}\ntry:    mm15 chat {folder} examples/screenshot.png")
+        _say(f"report: {page}\nmodel:  {folder / 'model'}\ntry:    mm15 chat {folder} PICTURE")
 
 
 @app.command()
@@ -83,6 +88,7 @@ def chat(
     from .generate.conversation import Conversation
     from .generate.loading import load
 
+    _quiet_transformers()
     network, processor = load(model)
     if max_tiles is not None:
         processor = processor.with_tiling(max_tiles=max_tiles)
@@ -110,6 +116,7 @@ def evaluate(
     """Score a model by group, against the same model shown blank pictures."""
     from .evaluate.stage import evaluate_model
 
+    _quiet_transformers()
     results = evaluate_model(model, recipe=recipe, tasks=tasks, group=group, limit=limit)
     _say(jsonlib.dumps(results.as_dict()) if json else results.table())
 
@@ -137,12 +144,12 @@ def tiles(
     json: Json = False,
 ) -> None:
     """Explain how a picture is split into tiles."""
-    from .image import Tiling, draw_grid, explain, open_picture, picture_size, plan
+    from .image import Rule, Tiling, draw_grid, explain, open_picture, picture_size, plan
     from .image.explain import describe
     from .sample import Image
 
     try:
-        tiling = Tiling(tile=tile, rule=rule, min_tiles=min_tiles, max_tiles=max_tiles)
+        tiling = Tiling(tile=tile, rule=Rule(rule), min_tiles=min_tiles, max_tiles=max_tiles)
     except ValueError as error:
         raise UserError(str(error)) from None
     size = re.fullmatch(r"(\d+)[xX](\d+)", picture)
@@ -240,6 +247,13 @@ def _save(picture: Any, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error}") from None
 
 
+def _quiet_transformers() -> None:
+    """No bars for reading and writing a few files; ours show what takes time."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
@@ -251,18 +265,16 @@ def _note(text: str, end: str = "\n") -> None:
 
 def main() -> None:
     """Entry point: errors the user can mend become one line and status 2."""
-    import click
-
     try:
         status = app(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
         _note(f"mm15: {' '.join(str(error).split())}")
         sys.exit(2)
-    except click.ClickException as error:
-        _note(f"mm15: {' '.join(error.format_message().split())}; see mm15 --help")
+    except _USAGE as error:
+        _note(f"mm15: {' '.join(error.format_message().split())}; see mm15 --help")  # type: ignore[attr-defined]
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _note("mm15: interrupted; the same command continues from the last checkpoint")
         sys.exit(130)
     except BrokenPipeError:

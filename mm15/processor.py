@@ -4,12 +4,13 @@
     Sample --prompt--> Encoded up to the answer                                   conversation, evaluation
     messages --apply_chat_template--> text --__call__--> BatchFeature             any transformers program
 
-All three place pictures with `image.plan`, cut them with `image.cut` and write their tokens with `text.render`. Tiles stay
-uint8; the model normalises. The coordinate contract and the tiling travel in processor_config.json.
+All three place pictures with `image.plan`, cut them with `image.cut` and write their tokens with `text.render`. Tiles
+stay uint8; the model normalises. The coordinate contract and the tiling travel in processor_config.json.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Sequence
@@ -58,7 +59,9 @@ class MM15ImageProcessor(BaseImageProcessor):
         empty = np.zeros((0, 3, tiling.tile, tiling.tile), np.uint8)
         return np.concatenate(cuts) if cuts else empty, layouts
 
-    def __call__(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:
+    def __call__(  # type: ignore[override]
+        self, images: Any, *_: Any, return_tensors: Any = None, **__: Any
+    ) -> BatchFeature:
         """`pixel_values` uint8 [N, 3, tile, tile] of one sample's pictures, in order."""
         tiles, _layouts = self.tiles([Image(picture) for picture in _flat(images)], where="picture")
         return BatchFeature({"pixel_values": tiles}, tensor_type=return_tensors)
@@ -67,8 +70,8 @@ class MM15ImageProcessor(BaseImageProcessor):
 class MM15Processor(ProcessorMixin):
     """Pictures, text and regions to model input and back. See the module docstring.
 
-    `tokens_per_tile` is the connector's; `bins` and `bin_tokens` are the coordinate contract; `trained_min_tiles` is what
-    the model was trained with (going below it breaks grounding: paper Table 2, 74.0 -> 24.5).
+    `tokens_per_tile` is the connector's; `bins` and `bin_tokens` are the coordinate contract; `trained_min_tiles` is
+    what the model was trained with (going below it breaks grounding: paper Table 2, 74.0 -> 24.5).
     """
 
     def __init__(
@@ -82,13 +85,15 @@ class MM15Processor(ProcessorMixin):
         chat_template: str | None = None,
         **_: Any,
     ) -> None:
+        if tokenizer is None:
+            raise ValueError("MM15Processor needs a tokenizer")
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
         self.tokens_per_tile = tokens_per_tile
         self.bins = bins
         self.bin_tokens = bin_tokens
         self.trained_min_tiles = trained_min_tiles
         self.image_token = IMAGE
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE)  # type: ignore[assignment]
         self._renderer: Renderer | None = None
 
     @property
@@ -128,7 +133,7 @@ class MM15Processor(ProcessorMixin):
             bins=self.bins,
             bin_tokens=self.bin_tokens,
             trained_min_tiles=self.trained_min_tiles,
-            chat_template=self.chat_template,
+            chat_template=self.chat_template,  # type: ignore[arg-type]
         )
 
     # ------------------------------------------------------------------------------------------------- samples
@@ -166,7 +171,8 @@ class MM15Processor(ProcessorMixin):
         audio: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """input_ids, attention_mask int64 [B, T] (padded left) and pixel_values uint8 [N, 3, tile, tile], as transformers.
+        """input_ids, attention_mask int64 [B, T] (padded left) and pixel_values uint8 [N, 3, tile, tile], as
+        transformers.
 
         `text` holds one ``<image>`` per picture; `images` is one picture, a flat list, or a list of lists per text.
         Raises ValueError with both numbers when placeholders and pictures do not match.
@@ -241,7 +247,7 @@ def _per_text(images: Any, texts: list[str]) -> list[list[Any]]:
     if sum(counts) != len(flat):
         raise ValueError(f"the text has {sum(counts)} {IMAGE} placeholders and there are {len(flat)} pictures")
     ends = np.cumsum([0, *counts])
-    return [flat[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [flat[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def build_processor(

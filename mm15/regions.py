@@ -8,7 +8,8 @@ so a decoded side is never further than half a bin from the pixel that was encod
 processor; nothing here knows about tiles, because coordinates always refer to the original picture.
 
 The text form is Ferret's (arXiv 2310.07704): ``[x1, y1, x2, y2]`` for a box and ``[x, y]`` for a point, integers in
-0..bins-1. MM1.5 follows it as far as is known (docs/paper_map.md). ``tokens=True`` writes each integer as one added token.
+0..bins-1. MM1.5 follows it as far as is known (docs/paper_map.md). ``tokens=True`` writes each integer as one added
+token.
 """
 
 from __future__ import annotations

@@ -56,7 +56,6 @@ def main(out: Path, workers: int) -> None:
     while kills < KILLS and not live(out / "killed", workers, rng.uniform(0.15, 0.7) * took):
         kills += 1
     live(out / "killed", workers, None)
-    print(json.dumps({"kills": kills, "whole": losses(out / "whole"), "killed": losses(out / "killed")}))
 
 
 if __name__ == "__main__":

@@ -254,6 +254,7 @@ def test_decoder_from_a_gguf_folder(tmp_path: Path) -> None:
     ids = torch.tensor([text(12)])
     torch.testing.assert_close(model(ids).logits, decoder(ids).logits, rtol=0, atol=1e-5)
     model.save_pretrained(tmp_path / "saved")
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())["text_config"]
     again = MM15ForConditionalGeneration.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
     (tmp_path / "other.gguf").write_bytes(b"")

@@ -2,98 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image as PILImage
+from sized_samples import LENGTHS, Source, encode, make, steps, through_json
 
 from mm15.data import loader as loaders
-from mm15.data.loader import Batch, PackedLoader
-from mm15.data.mixture import Mixture
-from mm15.data.sources.llava import LlavaData
 from mm15.errors import UserError
-from mm15.recipe import Category, Group
 from mm15.sample import Sample
 from mm15.text.render import IGNORE, Encoded
-
-EACH = 4
-"""Placeholder tokens of a tile."""
-LENGTHS = {"pictures": 60, "text": 40, "long": 25}
-
-
-class Source:
-    """Samples that know how large they will be. Two of "long" are larger than a row, and some of "text" are broken."""
-
-    def __init__(self, name: str, fingerprint: str = "1") -> None:
-        self.name = name
-        self.fingerprint = f"{name}:{len(self)}:{fingerprint}"
-
-    def __len__(self) -> int:
-        return LENGTHS[self.name]
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([index, len(self)])
-        tiles = int(rng.integers(1, 4)) if self.name == "pictures" else 0
-        tokens = tiles * EACH + int(rng.integers(2, 80 if self.name == "long" else 20))
-        if self.name == "long" and index in (3, 17):
-            tokens, tiles = 101, 9
-        if self.name == "text" and index % 13 == 5:
-            raise UserError(f"row {index} is broken")
-        return Sample(f"{self.name}-{index}", self.name, (), {"tokens": tokens, "tiles": tiles, "index": index})
-
-
-def encode(sample: Sample) -> Encoded:
-    """Random tokens, tiles at the start, the last third are targets; text 11 cannot be encoded. Pure."""
-    tokens, tiles, index = (sample.meta[key] for key in ("tokens", "tiles", "index"))
-    if sample.id == "text-11":
-        raise ValueError("cannot be\nencoded")
-    rng = np.random.default_rng([index, tokens])
-    ids = rng.integers(0, 1000, tokens)
-    labels = np.where(np.arange(tokens) > tokens * 2 // 3, np.roll(ids, -1), IGNORE)
-    labels[-1] = IGNORE
-    pixels = rng.integers(0, 256, (tiles, 3, 4, 4), dtype=np.uint8)
-    return Encoded(ids, labels, pixels, np.arange(tiles, dtype=np.int64) * EACH)
-
-
-def make(
-    workers: int = 0, *, rows: int = 2, encoder: Callable[[Sample], Encoded] = encode, **more: Any
-) -> PackedLoader:
-    sources = {name: Source(name, more.pop(f"{name}_fingerprint", "1")) for name in LENGTHS}
-    weights = {"pictures": 0.5, "text": 0.3, "long": more.pop("long", 0.2)}
-    groups = {"all": Group(categories={"all": Category(sources=weights)})}
-    mixture = Mixture(groups, LENGTHS, seed=more.pop("seed", 0))
-    sizes = {"tokens": 100, "tiles": 8, "lookahead": 8}
-    return PackedLoader(mixture, sources, encoder, **{**sizes, **more}, rows=rows, workers=workers)
-
-
-def plain(batch: Batch) -> list[Any]:
-    """All that a batch holds, comparable with ==."""
-    tensors = [getattr(batch, name) for name in ("input_ids", "position_ids", "labels", "tiles", "spans")]
-    return [batch.refs, *((str(t.dtype), tuple(t.shape), t.numpy().tobytes()) for t in tensors)]
-
-
-def steps(loader: PackedLoader, count: int) -> list[list[Any]]:
-    """The next steps; the workers end with the call."""
-    return [[plain(batch) for batch in step] for step in islice(loader, count)]
-
-
-def through_json(state: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(state))
 
 
 @pytest.fixture(scope="module")
@@ -341,129 +263,3 @@ def test_a_mistake_in_the_code_is_not_skipped(workers: int) -> None:
 
 def _mistaken(sample: Sample) -> Encoded:
     return sample.meta["nothing"] if sample.source == "pictures" else encode(sample)
-
-
-# ------------------------------------------------------------------------------------------------------------- workers
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's, while it ends the others
-def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
-    began = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"a loader worker died near draw \d+ .*fewer workers than 2"):
-        steps(make(2, encoder=_killed), 100)
-    assert time.monotonic() - began < 30
-
-
-def _killed(sample: Sample) -> Encoded:
-    if sample.id == "long-9":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode(sample)
-
-
-def test_everything_a_spawned_worker_needs_can_be_pickled() -> None:
-    documents = make()._documents
-    documents[3]
-    again = pickle.loads(pickle.dumps(documents))
-    assert all(again[k].ref == documents[k].ref for k in range(4))
-
-
-def test_workers_end_with_the_iteration() -> None:
-    """No process is left behind, whether the iteration is closed or dropped."""
-    iterator = iter(make(2))
-    next(iterator)
-    children = _children(os.getpid())
-    assert len(children) >= 2
-    iterator.close()
-    deadline = time.monotonic() + 20
-    while set(_children(os.getpid())) & set(children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not set(_children(os.getpid())) & set(children)
-
-
-def _children(pid: int) -> list[int]:
-    """Child processes from /proc that are not resource trackers."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return [c for c in found if b"resource_tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-def test_control_c_is_for_the_main_process() -> None:
-    """SIGINT to the whole group, as a terminal sends it: a run may finish its step and more, its workers do not mind."""
-    code = """
-        import signal, sys
-        sys.path.insert(0, "tests")
-        import test_loader
-        signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
-        for i, step in enumerate(test_loader.make(2, encoder=test_loader.slowly)):
-            if i == 0:
-                print("ready", flush=True)
-            if i == 40:
-                break
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            for i, step in enumerate(test_loader.make(2, encoder=test_loader.slowly)):
-                if i == 0:
-                    print("again", flush=True)
-        except KeyboardInterrupt:
-            print("ended", flush=True)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        for wait, answer in (("ready\n", "interrupted\n"), ("again\n", "ended\n")):
-            assert process.stdout.readline() == wait
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.stdout.readline() == answer
-        errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 0 and "Traceback" not in errors, errors
-
-
-def slowly(sample: Sample) -> Encoded:
-    """Encodes with a pause, so that a signal finds workers at work."""
-    time.sleep(0.01)
-    return encode(sample)
-
-
-# ----------------------------------------------------------------------------------------------------------- the whole
-
-
-def test_a_llava_file_with_a_truncated_picture_through_the_processor(tmp_path: Path) -> None:
-    """Files, processor and loader together: the bad picture is skipped by name, the rest trains."""
-    from mm15.image import Tiling
-    from mm15.processor import build_processor
-    from mm15.regions import Coordinates
-    from mm15.text import tokenizer as tokenizers
-
-    rows = []
-    for i in range(6):
-        PILImage.new("RGB", (40 + i, 30), (40 * i, 0, 0)).save(tmp_path / f"{i}.jpg", quality=95)
-        turns = [{"from": "human", "value": "<image>\nHow red is it?"}, {"from": "gpt", "value": f"{40 * i}"}]
-        rows.append({"id": f"red {i}", "image": f"{i}.jpg", "conversations": turns})
-    broken = (tmp_path / "4.jpg").read_bytes()
-    (tmp_path / "4.jpg").write_bytes(broken[: len(broken) // 2])
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    source = LlavaData(tmp_path / "rows.json", "reds")
-    trained = tokenizers.train(["How red is it? 0 40 80 120 160 200"] * 20, vocab_size=300)
-    processor = build_processor(
-        tokenizers.prepare(trained, coordinates=Coordinates()),
-        tiling=Tiling(tile=16, min_tiles=1, max_tiles=4),
-        coordinates=Coordinates(),
-        tokens_per_tile=4,
-    )
-    groups = {"all": Group(categories={"all": Category(sources={"reds": 1})})}
-
-    def fresh(workers: int) -> PackedLoader:
-        mixture = Mixture(groups, {"reds": len(source)})
-        return PackedLoader(
-            mixture, {"reds": source}, processor.encode, tokens=128, tiles=16, rows=1, workers=workers, lookahead=3
-        )
-
-    loader = fresh(0)
-    found = steps(loader, 5)
-    assert found == steps(fresh(1), 5)
-    assert {one.id for one in loader.skipped} == {"4:red 4"} and "4:red 4" in loader.skipped[0].reason
-    assert {ref.index for step in found for batch in step for ref in batch[0]} == {0, 1, 2, 3, 5}
-    assert loader.realised["reds"].tiles > loader.realised["reds"].samples

@@ -167,12 +167,17 @@ def test_router_losses_add_up_over_micro_batches() -> None:
     model = sparse()
     model.config.router_balance = 0.0
     rows = [torch.tensor([text(12, 1)]), torch.tensor([text(5, 2)])]
+    targets = [
+        row.masked_fill(torch.arange(row.shape[1]) < first, -100) for row, first in zip(rows, (9, 1), strict=True)
+    ]
     packed = torch.cat(rows, 1)
     positions = torch.tensor([[*range(12), *range(5)]])
     with torch.no_grad():
-        whole = model(packed, position_ids=positions, shift_labels=packed, num_items_in_batch=17)
-        parts = [model(r, shift_labels=r, num_items_in_batch=17, num_tokens_in_batch=17).loss for r in rows]
+        whole = model(packed, position_ids=positions, shift_labels=torch.cat(targets, 1))
+        counts = {"num_items_in_batch": 3 + 4, "num_tokens_in_batch": 17}
+        parts = [model(r, shift_labels=t, **counts).loss for r, t in zip(rows, targets, strict=True)]
     assert sum(parts).item() == pytest.approx(whole.loss.item(), rel=1e-6)
+    assert whole.z_loss > 0.1
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])

@@ -92,7 +92,7 @@ def test_spans_are_the_runs_of_placeholders(processor: MM15Processor) -> None:
 def random_conversation(rng: random.Random) -> tuple[Sample, list[dict], list[PILImage.Image]]:
     """The same conversation as a sample, as messages, and its pictures."""
     parts, messages, pictures = (), [], []
-    for turn in range(rng.randint(1, 4)):
+    for _turn in range(rng.randint(1, 4)):
         content: list = []
         for _ in range(rng.randint(1, 3)):
             if rng.random() < 0.4:
@@ -100,12 +100,12 @@ def random_conversation(rng: random.Random) -> tuple[Sample, list[dict], list[PI
                 pictures.append(PILImage.fromarray(array))
                 content.append(Image(array))
             else:
-                content.append(rng.choice(TEXTS + [" ", "12", "é漢字", "\n"]))
+                content.append(rng.choice([*TEXTS, " ", "12", "é漢字", "\n"]))
         answer = rng.choice(TEXTS)
         parts += user(*content) + assistant(answer)
         blocks = [{"type": "image"} if isinstance(c, Image) else {"type": "text", "text": c} for c in content]
         messages += [{"role": "user", "content": blocks}, {"role": "assistant", "content": answer}]
-    return Sample(f"random {turn}", "test", parts), messages, pictures
+    return Sample("random", "test", parts), messages, pictures
 
 
 def test_template_and_sample_give_the_same_tokens(processor: MM15Processor) -> None:

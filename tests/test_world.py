@@ -125,6 +125,8 @@ def test_levels_and_sizes_scale() -> None:
 
 DRAWS = [(i, 0, "train") for i in range(40)] + [(1, 0, "heldout"), (10**9, 7, "train")]
 PINNED = {
+    "object_caption": "f96a0eb8",
+    "scene_chat": "f09c8df3",
     "scene_caption": "b79f9f67",
     "scene_color": "4419ef06",
     "scene_shape": "201d6f0b",

@@ -20,7 +20,7 @@ from mm15.regions import Coordinates
 from mm15.text import tokenizer as tokenizers
 from mm15.text.render import Ref
 from mm15.train import checkpoint, parallel
-from mm15.train.loop import _backward
+from mm15.train.loop import backward
 from mm15.train.optim import make_optimizer
 from mm15.train.run import make_model, stage_processor
 from mm15.world import make
@@ -57,7 +57,7 @@ def main(out: Path, second: str, decoder: str) -> None:
     own = batches if world.size == 1 else batches[world.rank :: world.size]
     losses = []
     for _ in range(3):
-        loss, _router = _backward(model, own, bf16=False, world=world)
+        loss, _router = backward(model, own, bf16=False, world=world)
         gradients = {
             name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad.clone()
             for name, p in model.named_parameters()

@@ -22,9 +22,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count
+from itertools import chain, count, islice
 from multiprocessing import get_all_start_methods
 from typing import Any
 
@@ -48,6 +48,8 @@ _LEDGER = 1000
 """So many skipped samples are kept and logged one by one; all are counted."""
 _AHEAD = 128
 """So many documents are fetched ahead over all workers: about 1 GB of them with tiles of 672 pixels."""
+_AT_ONCE = 8
+"""So many of them are made by a worker at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ class Realised:
 
 
 class Documents(Dataset):
-    """Map-style: draw number -> Document, or Skipped. Pure, so that it does not matter which process asks."""
+    """Map-style: draw numbers -> for each a Document or Skipped. Pure, so it does not matter which process asks."""
 
     def __init__(
         self, mixture: Mixture, sources: Mapping[str, SourceData], encode: Callable[[Sample], Encoded]
@@ -88,7 +90,11 @@ class Documents(Dataset):
         self.sources = {name: sources[name] for name in mixture.shares}
         self.encode = encode
 
-    def __getitem__(self, draw: int) -> Document | Skipped:
+    def __getitem__(self, draws: Sequence[int]) -> list[Document | Skipped]:
+        """Several draws at once, because handing one over between processes costs as much as making a small one."""
+        return [self.read(draw) for draw in draws]
+
+    def read(self, draw: int) -> Document | Skipped:
         """Reads and encodes one draw. RuntimeError naming the sample for any failure but unusable data."""
         ref = self.mixture.draw(draw)
         sample_id = str(ref.index)
@@ -247,22 +253,23 @@ class PackedLoader:
     def _fetch(self, draws: Iterator[int]) -> Iterator[Document | Skipped]:
         """The documents of draws, in their order; the workers live as long as the iteration."""
         if not self.workers:
-            yield from map(self._documents.__getitem__, draws)
+            yield from map(self._documents.read, draws)
             return
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns at each fork
         loader = DataLoader(
             self._documents,
             batch_size=None,
-            sampler=draws,
+            sampler=iter(lambda: list(islice(draws, _AT_ONCE)), []),
             num_workers=self.workers,
-            prefetch_factor=max(2, _AHEAD // self.workers),
+            prefetch_factor=max(2, _AHEAD // _AT_ONCE // self.workers),
             collate_fn=_as_it_is,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # or the loader draws from the global one, and dropout depends on workers
             multiprocessing_context="fork" if "fork" in get_all_start_methods() else "spawn",
         )
         try:
-            yield from loader
+            for found in loader:
+                yield from found
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
                 raise

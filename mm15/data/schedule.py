@@ -23,9 +23,8 @@ by n: over the sources with floor(n p_i) >= s p_i it is sum (x_i + ceil(s p_i) -
 p_i, an integer no less than (1). If s is the left pin n, it suffices that |X with deadline <= t| >= floor(sum of
 their x_i). The numbers x_i themselves keep both families of conditions and sum to R; each family is a chain of sets,
 two chains make a totally unimodular system, so a set X that keeps both exists; and the greedy set of the matroid (1)
-has as many members in every prefix of deadlines as any. The whole span holds exactly `span` draws, none negative, as
-every source has more than one window end inside. Earliest deadline first finds a schedule of unit draws whenever
-there is one.
+has as many members in every prefix of deadlines as any. The whole span holds exactly `span` draws, and no source a
+negative number, as span * p_i >= 1. Earliest deadline first finds a schedule of unit draws whenever there is one.
 
 Cost: about a microsecond a draw in sequence; a jump to anywhere makes one span (1024 draws, or 1 / min p_i if that is
 more).

@@ -39,6 +39,7 @@ from ..image import picture_size
 from ..regions import Coordinates
 from ..sample import Image, Sample
 from ..text.render import Encoded
+from ..world import GREY
 from .results import Prediction, Results
 from .task import Judgement, Sizes, SourceTask, Task, answer_text, last_question, with_blank_pictures, written
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
     from ..processor import MM15Processor
 
-GREY = 128
 WINDOW_BYTES = 256 << 20
 """Tiles held at once while prompts wait for their batch."""
 

@@ -3,8 +3,8 @@
     llama (SmolLM too) · qwen2 · qwen3 · mistral · qwen3_moe (the paper's mixture-of-experts layout)
 
 A decoder comes from scratch (a `shape` in transformers' own names), a local folder, a hub id, or a folder that holds
-one ``.gguf`` file, which transformers reads and which is de-quantised. It stays a plain transformers model: `embed`,
-`layers`, `norm`, `head` below are the only things the rest of mm15 needs to find in it.
+one ``.gguf`` file, which transformers reads and de-quantises. It stays a plain transformers model, of which the rest of
+mm15 uses `model` (and its `layers[i].mlp`), `lm_head` and the accessors of its embeddings, nothing else.
 """
 
 from __future__ import annotations
@@ -50,22 +50,17 @@ def load_decoder(weights: str, family: str, dtype: torch.dtype) -> PreTrainedMod
 
     UserError when the checkpoint is of another family, or any weight of the decoder is missing.
     """
+    from transformers import AutoModelForCausalLM, GgufConfig
+
     where: dict[str, Any] = {}
     gguf = sorted(Path(weights).glob("*.gguf")) if Path(weights).is_dir() else []
     if gguf and not (Path(weights) / "config.json").is_file():
         if len(gguf) > 1:
             raise UserError(f"{weights}: holds {len(gguf)} .gguf files; leave one")
         where["gguf_file"] = gguf[0].name
-    from transformers import AutoModelForCausalLM
-
     config = AutoConfig.from_pretrained(weights, **where)
     if config.model_type != family or family not in FAMILIES:
         raise UserError(f"{weights}: its decoder is {config.model_type!r}, model.decoder.family is {family!r}")
     if where:
-        from transformers import GgufConfig
-
         where["quantization_config"] = GgufConfig(dequantize=True)
-    model = read(AutoModelForCausalLM, weights, dtype=dtype, **where)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return model
+    return read(AutoModelForCausalLM, weights, dtype=dtype, **where)

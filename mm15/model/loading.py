@@ -16,13 +16,16 @@ from ..errors import UserError
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block transformers reports errors only (it would list every weight of a checkpoint's other half)."""
-    before = logging.get_verbosity()
+    """Within the block transformers reports errors only: no bars, no lists of what a checkpoint holds besides."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -207,7 +208,8 @@ def _convert_dinov2_onnx(source: Path, folder: Path) -> None:
     config.save_pretrained(folder)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "preprocessor_config.json").write_text(json.dumps(_IMAGENET, indent=2) + "\n", encoding="utf-8")
-    _, report = Dinov2Model.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = Dinov2Model.from_pretrained(folder, output_loading_info=True)
+    report = loaded[1]
     wrong = [key for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise RuntimeError(f"{source}: {wrong[0]} in transformers.Dinov2Model: {sorted(report[wrong[0]])[:3]}")

@@ -3,10 +3,11 @@
     user(Image(a), "Where is it?") + assistant(Region(box))   ->
 
     <|im_start|>user\\n <image> Where is it? <|im_end|>\\n <|im_start|>assistant\\n [12, 40, 300, 512] <|im_end|>\\n
-                                                                                  `--------- target ---------´
+                                                                                  '--------- target ---------'
 
 `segments` writes a sample, for training and for use; `CHAT_TEMPLATE` writes the same string from Hugging Face messages
-(a test holds the two equal). The template of MM1.5 is not known (docs/paper_map.md); ChatML is what SmolLM2 and Qwen speak.
+(a test holds the two equal). The template of MM1.5 is not known (docs/paper_map.md); ChatML is what SmolLM2 and Qwen
+speak.
 """
 
 from __future__ import annotations

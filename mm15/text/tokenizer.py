@@ -1,7 +1,7 @@
 """Tokenizers: a byte-level BPE trained on texts for models from scratch, and the preparation every tokenizer needs.
 
-Any byte-level tokenizer reads any text; digits are split singly, because coordinates and readings are digits. Training is
-deterministic in the texts and their order and takes about a second for 20,000 short ones.
+Any byte-level tokenizer reads any text; digits are split singly, because coordinates and readings are digits.
+Training is deterministic in the texts and their order and takes about a second for 20,000 short ones.
 """
 
 from __future__ import annotations

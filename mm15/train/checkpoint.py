@@ -13,11 +13,15 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -49,7 +53,14 @@ def save(
         path.mkdir(parents=True)
     world.barrier()
     tensors, optimizer_state = get_state_dict(model, optimizer)
-    dcp.save({"model": tensors, "optimizer": optimizer_state}, checkpoint_id=path, no_dist=world.size == 1)
+    try:
+        with _alone_is_fine():
+            dcp.save({"model": tensors, "optimizer": optimizer_state}, checkpoint_id=path, no_dist=world.size == 1)
+    except (OSError, CheckpointException) as error:
+        raise UserError(
+            f"{path}: the checkpoint cannot be saved ({_cause(error)}); make room and run again, "
+            "the former checkpoint is whole"
+        ) from error
     if world.is_main:
         write_atomically(path / "state.json", json.dumps({"step": step, **state}))
         write_atomically(path / MARKER, "")
@@ -60,7 +71,7 @@ def save(
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint of a stage, or None."""
-    return max(_complete(folder), default=None)
+    return max(_complete(folder), default=None, key=_step)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -81,21 +92,30 @@ def load(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     options = StateDictOptions(strict=True)
     try:
         if optimizer is None:
-            tensors = {"model": get_state_dict(model, [])[0]}
-            dcp.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
+            tensors: dict[str, Any] = {"model": get_state_dict(model, [])[0]}
+            with _alone_is_fine():
+                dcp.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
             set_model_state_dict(model, tensors["model"], options=options)
             return
         tensors, optimizer_state = get_state_dict(model, optimizer)
-        both = {"model": tensors, "optimizer": optimizer_state}
-        dcp.load(both, checkpoint_id=path, no_dist=world.size == 1)
+        both: dict[str, Any] = {"model": tensors, "optimizer": optimizer_state}
+        with _alone_is_fine():
+            dcp.load(both, checkpoint_id=path, no_dist=world.size == 1)
         set_state_dict(
             model, optimizer, model_state_dict=both["model"], optim_state_dict=both["optimizer"], options=options
         )
-    except Exception as error:  # DCP wraps every cause in its own classes
-        cause = " ".join(str(error).split())[:200]
+    except (Exception, CheckpointException) as error:  # DCP's own is not an Exception
         raise UserError(
-            f"{path}: unreadable checkpoint ({cause}); delete this folder to resume from the former one"
+            f"{path}: unreadable checkpoint ({_cause(error)}); delete this folder to resume from the former one"
         ) from error
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """DCP warns that one process is all there is, which is what it was told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -112,8 +132,19 @@ def _complete(folder: Path) -> list[Path]:
     return [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / MARKER).exists()]
 
 
+def _cause(error: BaseException) -> str:
+    """The innermost reason in one short line."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
 def _retain(folder: Path, keep: int) -> None:
-    whole = sorted(_complete(folder))
+    whole = sorted(_complete(folder), key=_step)
     for path in folder.glob("step-*"):
         if path not in whole[-keep:]:
             (path / MARKER).unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """The training loop of one stage, on one screen.
 
-For each step: take the rows, count target tokens over all rows and ranks, backward ``loss_sum / count`` row by row, clip,
-stop on a norm that is not finite, step, log, save. The split into rows therefore never changes the gradient.
+For each step: take the rows, count target tokens over all rows and ranks, backward ``loss_sum / count`` row by row,
+clip, stop on a norm that is not finite, step, log, save. The split into rows therefore never changes the gradient.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from .. import recipe
 from ..data.loader import Batch
@@ -22,7 +24,7 @@ from .optim import learning_rate, set_learning_rate
 from .parallel import World
 
 
-class NotFinite(UserError):
+class NotFiniteError(UserError):
     """Loss or gradient became NaN or infinite; the message names the step and its samples."""
 
 
@@ -65,12 +67,11 @@ def train(
         batch = next(rows)
         rate = learning_rate(number - 1, stage.steps, stage.optimizer.lr, stage.schedule)
         set_learning_rate(optimizer, rate)
-        loss, router = _backward(model, batch, bf16=bf16, world=world)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optimizer.clip)
-        norm = norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item()
-        if not (torch.isfinite(torch.tensor([norm, loss])).all()):
+        loss, router = backward(model, batch, bf16=bf16, world=world)
+        norm = _number(torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optimizer.clip))
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             names = ", ".join(f"{ref.source}[{ref.index}]" for row in batch for ref in row.refs)
-            raise NotFinite(
+            raise NotFiniteError(
                 f"step {number}: loss {loss}, gradient norm {norm}; lower optimizer.lr or look at the samples: {names}"
             )
         optimizer.step()
@@ -85,13 +86,16 @@ def train(
         on_step(Step(number, loss, rate, norm, seconds=time.perf_counter() - started, router=router, **totals))
 
 
+def _number(tensor: torch.Tensor) -> float:
+    """A scalar, gathered from all ranks where it is sharded."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).item()
+
+
 def _targets(batch: list[Batch]) -> int:
     return sum(int((row.labels != -100).sum()) for row in batch)
 
 
-def _backward(
-    model: torch.nn.Module, batch: list[Batch], *, bf16: bool, world: World
-) -> tuple[float, dict[str, float]]:
+def backward(model: torch.nn.Module, batch: list[Batch], *, bf16: bool, world: World) -> tuple[float, dict[str, float]]:
     """Gradients of ``sum of losses / count of targets`` over all rows and ranks; returns the loss and router losses."""
     count = max(world.total(_targets(batch)), 1)
     tokens = max(world.total(sum(row.input_ids.shape[1] for row in batch)), 1)

@@ -1,7 +1,7 @@
 """metrics.jsonl: one line a step, always; every line has `step` and `loss`.
 
-The file follows the checkpoint: on resume the lines after the checkpoint's step are dropped, so that a run that was killed and
-continued leaves the same file as one that was not (times apart).
+The file follows the checkpoint: on resume the lines after the checkpoint's step are dropped, so that a run that was
+killed and continued leaves the same file as one that was not (times apart).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
-AdamW is torch's fused one. AdaFactor is transformers', with an absolute learning rate (no parameter scale, no relative step),
-as the framework MM1.5 was trained with uses it (docs/paper_map.md).
+AdamW is torch's fused one. AdaFactor is transformers', with an absolute learning rate (no parameter scale, no
+relative step), as the framework MM1.5 was trained with uses it (docs/paper_map.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: recipe.Op
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: recipe.Schedule) -> float:
-    """The learning rate of `step` (0-based) of `steps`: linear warm-up to `peak`, then the schedule down to its floor."""
+    """The rate of `step` (0-based) of `steps`: linear warm-up to `peak`, then the schedule down to its floor."""
     if step < schedule.warmup:
         return peak * (step + 1) / schedule.warmup
     if schedule.kind == "constant":

@@ -1,19 +1,19 @@
 """One process or many: device, process group, FSDP2 sharding.
 
 Start with ``torchrun --nproc-per-node N -m mm15 run ...``; without torchrun everything here is a no-op on one process.
-The shard plan is data: (pattern of module paths, reshard after forward). Embedding, final norm and head stay with the root,
-because the model calls the embedding from outside the decoder.
+The shard plan is data: (pattern of module paths, reshard after forward). Embedding, final norm and head stay with the
+root, because the model calls the embedding from outside the decoder.
 
 Gradients are summed, never averaged: each rank's loss is already divided by the count of target tokens over all ranks.
-`set_gradient_divide_factor(1.0)` alone would turn the reduction into PREMUL_SUM, which gloo refuses and some NCCL versions
-zero in bf16, hence `set_force_sum_reduction_for_comms(True)`.
+`set_gradient_divide_factor(1.0)` alone would turn the reduction into PREMUL_SUM, which gloo refuses and some NCCL
+versions zero in bf16, hence `set_force_sum_reduction_for_comms(True)`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -34,7 +34,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     mesh: DeviceMesh | None = None
 
     @property

@@ -52,6 +52,8 @@ def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callabl
         raise UserError(f"no stage {only!r} in recipe {recipe.name!r}; its stages: {', '.join(recipe.stages)}")
     sources = {name: open_source(settings, name) for name, settings in recipe.sources.items()}
     world = parallel.start()
+    if recipe.threads is not None and world.device.type == "cpu":
+        torch.set_num_threads(recipe.threads)
     try:
         _claim(recipe, out, world)
         tokenizer = make_tokenizer(recipe, out, sources, world)
@@ -59,7 +61,7 @@ def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callabl
         for name in recipe.stages:
             processor = stage_processor(recipe, name, tokenizer)
             if not _exported(recipe, name, out):
-                model = _start(recipe, name, former, tokenizer)
+                model = start_stage(recipe, name, former, tokenizer)
                 _train_stage(recipe, name, model, processor, sources, out, world)
             if world.is_main and evaluate is not None and not (out / "evaluation" / f"{name}.json").exists():
                 evaluate(recipe, name, out)
@@ -108,7 +110,7 @@ def make_tokenizer(recipe: Recipe, out: Path, sources: dict[str, SourceData], wo
                 raise UserError(
                     "model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none"
                 )
-            tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+            tokenizer = AutoTokenizer.from_pretrained(resolve(name))  # type: ignore[assignment]
         _replace_folder(kept, tokenizers.prepare(tokenizer, coordinates=coordinates).save_pretrained)
     world.barrier()
     return tokenizers.prepare(PreTrainedTokenizerFast.from_pretrained(kept), coordinates=coordinates)
@@ -144,8 +146,8 @@ def stage_processor(recipe: Recipe, stage: str, tokenizer: Any) -> MM15Processor
     )
 
 
-def _start(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any) -> MM15ForConditionalGeneration:
-    """The whole model that a stage starts from: fresh (or loaded) parts, then the former stage's weights, at its tile size."""
+def start_stage(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any) -> MM15ForConditionalGeneration:
+    """The whole model a stage starts from: fresh (or loaded) parts, the former stage's weights, its own tile size."""
     names = list(recipe.stages)
     before = names[max(names.index(stage) - 1, 0)]
     torch.manual_seed(recipe.seed)
@@ -169,7 +171,7 @@ def _train_stage(
     stage, folder = recipe.stages[name], out / "stages" / name
     newest = checkpoint.latest(folder)
     done = 0 if newest is None else checkpoint.read_state(newest)["step"]
-    model = model.to(world.device)
+    torch.nn.Module.to(model, world.device)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
     parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
     optimizer = make_optimizer(model.parameters(), stage.optimizer)

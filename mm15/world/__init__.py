@@ -12,6 +12,6 @@ metric, level, answer, boxes (pixels) and objects (what was drawn).
 from __future__ import annotations
 
 from .task import LEVELS, Task
-from .tasks import TASKS, make
+from .tasks import GREY, TASKS, blank, make
 
-__all__ = ["LEVELS", "TASKS", "Task", "make"]
+__all__ = ["GREY", "LEVELS", "TASKS", "Task", "blank", "make"]

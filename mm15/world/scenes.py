@@ -37,6 +37,13 @@ def _at(where: str) -> str:
     return " in the middle" if where == "middle" else f" at the {where}"
 
 
+def single(dice: Dice, level: int, size: int) -> Draft:
+    """Picture of one thing and its name: the easiest caption there is."""
+    scene = stage(dice, level, size, cast(dice, level, 1))
+    text = article(str(scene.things[0].look))
+    return Draft(document(scene.image, text), text, [scene.things[0].box], scene.records())
+
+
 def caption(dice: Dice, level: int, size: int) -> Draft:
     """Picture and caption; things are told from left to right, from level 2 with their places."""
     scene = stage(dice, level, size, cast(dice, level, count(dice, level)), spread=(0.12, 0.08, 0.05)[level - 1])
@@ -247,6 +254,7 @@ def point_on(dice: Dice, thing: Thing) -> Point:
 
 
 TASKS = (
+    Task("object_caption", "", "caption", "", "picture of one thing and its name", single),
     Task("scene_caption", "", "caption", "", "picture and caption; left to right, with places from level 2", caption),
     Task("scene_color", "general", "general", "exact", "the color of a thing named by its shape", color, 1 / 8),
     Task("scene_shape", "general", "general", "exact", "the shape that has a given color", shape, 1 / 8),

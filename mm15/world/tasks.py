@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
+
+import numpy as np
 
 from ..errors import UserError
-from ..sample import Sample
+from ..sample import Image, Sample
 from . import charts, clips, comparisons, dialogues, documents, episodes, knowledge, scenes, screens, texts
 from .dice import Dice, entropy
 from .task import LEVELS, Task
@@ -13,6 +16,19 @@ from .task import LEVELS, Task
 _ROOMS = (scenes, dialogues, documents, charts, screens, knowledge, comparisons, episodes, clips, texts)
 
 TASKS: dict[str, Task] = {task.name: task for room in _ROOMS for task in room.TASKS}
+
+
+GREY = 128
+"""What a blank picture is filled with."""
+
+
+def blank(sample: Sample) -> Sample:
+    """The same sample with its pictures blank: uniform mid-grey, of the same sizes."""
+    parts = tuple(
+        replace(part, content=Image(np.full_like(part.content.data, GREY))) if isinstance(part.content, Image) else part
+        for part in sample.parts
+    )
+    return replace(sample, parts=parts)
 
 
 def make(kind: str, index: int, *, seed: int = 0, level: int = 1, size: int = 128, split: str = "train") -> Sample:

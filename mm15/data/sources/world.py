@@ -29,10 +29,12 @@ class WorldData:
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the task."""
-        from ...world import make
+        from ...world import blank, make
 
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
         s = self.settings
         sample = make(s.kind, index, seed=s.seed, level=s.level, size=s.size, split=s.split)
+        if s.blank and index % s.blank == s.blank - 1:
+            sample = blank(sample)
         return replace(sample, source=self.name)

@@ -1,36 +1,20 @@
-"""A recipe is a whole run in one YAML file: model, pictures, sources, stages with their mixtures, evaluation.
+"""The schema of a recipe: every block a pydantic model, unknown keys refused, values never changed after reading.
 
-    extends: pico                     another recipe (a shipped name or a path beside this file); mappings merge key by key
-    stages: {sft: {steps: 100}}       stages run in the order of the file and are addressed by name
-
-`load("pico", ["stages.sft.steps=100"])` reads, merges, overrides and validates; `dump` writes the resolved copy that is
-kept with every run and checkpoint; `fingerprint` names it in 16 characters; `diff` says how two differ. Unknown keys are
-refused with the closest known one. `schema()` is the JSON schema for editors.
+The blocks read like the paper's tables: model, picture (section 3.5), sources, stages with their mixtures (3.2 to 3.4).
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from .errors import UserError
-
-SHIPPED = Path(__file__).parent / "recipes"
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
     """Base of every block of a recipe: unknown keys are errors and values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------- model
 
 
 class Backbone(Settings):
@@ -74,9 +58,6 @@ class Model(Settings):
     router: Router = Router()
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
-
-
 class Picture(Settings):
     """How a picture becomes tiles (paper section 3.5); stages may override any of these."""
 
@@ -105,9 +86,6 @@ class Contract(Settings):
     tokens: bool = False
 
 
-# -------------------------------------------------------------------------------------------------------------- sources
-
-
 class WorldSource(Settings):
     """The generated world: `kind` names a task of mm15.world; `split` chooses its seed range."""
 
@@ -119,10 +97,14 @@ class WorldSource(Settings):
     samples: int = 1_000_000
     seed: int = 0
     split: Literal["train", "heldout"] = "train"
+    blank: int = 0
+    """Every so many samples one with blank pictures (0: none), so that a model knows what it can say without seeing;
+    the blank-picture baseline of the evaluation would be too easy to beat otherwise."""
 
 
 class LlavaSource(Settings):
-    """LLaVA JSON or JSONL: `conversations` with `<image>` markers; pictures below `images` (default: beside the file)."""
+    """LLaVA JSON or JSONL: `conversations` with `<image>` markers; pictures below `images` (default: beside the
+    file)."""
 
     format: Literal["llava"]
     path: str
@@ -153,9 +135,6 @@ class Group(Settings):
 
     weight: float = 1.0
     categories: dict[str, Category]
-
-
-# --------------------------------------------------------------------------------------------------------------- stages
 
 
 class Batch(Settings):
@@ -240,6 +219,8 @@ class Recipe(Settings):
     seed: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; auto takes bf16 where the machine multiplies it natively. Parameters stay fp32."""
+    threads: int | None = None
+    """Compute threads on a CPU; None leaves torch's choice."""
     workers: int = 1
     """Loader worker processes; 0 loads in the training process. Any number gives the same stream."""
     model: Model
@@ -258,7 +239,7 @@ class Recipe(Settings):
                 for category in group.categories.values():
                     for source in category.sources:
                         if source not in self.sources:
-                            hint = _closest(source, list(self.sources))
+                            hint = closest(source, list(self.sources))
                             raise ValueError(
                                 f"stages.{stage_name}.mixture.{group_name} names unknown source {source!r}{hint}"
                             )
@@ -269,153 +250,7 @@ class Recipe(Settings):
         return Picture(**{**self.picture.model_dump(), **self.stages[stage].picture})
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that come with mm15."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """The recipe at a path or of a shipped name, with `extends` merged and dotted overrides applied.
-
-    Raises UserError (one line: where, what, closest name) for anything the user can mend.
-    """
-    path = _find(name)
-    tree = _read(path, ())
-    for override in overrides:
-        _override(tree, override)
-    return validate(tree, str(path))
-
-
-def validate(tree: dict[str, Any], where: str) -> Recipe:
-    """A recipe out of plain data; raises UserError with the first mistake."""
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error)}") from None
-
-
-def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; reading it back gives an equal recipe."""
-    return yaml.safe_dump(json.loads(recipe.model_dump_json()), sort_keys=False, width=120)
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """16 hex digits that change whenever anything in the resolved recipe changes."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:16]
-
-
-def diff(old: Recipe, new: Recipe) -> list[str]:
-    """One line per setting that differs: ``stages.sft.steps: 100 -> 200``."""
-    a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    return [
-        f"{key}: {a.get(key, '(none)')} -> {b.get(key, '(none)')}"
-        for key in dict.fromkeys([*a, *b])
-        if a.get(key) != b.get(key)
-    ]
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of a recipe file, for editors."""
-    return Recipe.model_json_schema()
-
-
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise UserError(f"{path}: no such recipe file")
-        return path
-    if (SHIPPED / f"{name}.yaml").is_file():
-        return SHIPPED / f"{name}.yaml"
-    raise UserError(
-        f"no shipped recipe is called {str(name)!r}{_closest(str(name), shipped())}; shipped: {', '.join(shipped())}"
-    )
-
-
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: 'extends' leads back to this recipe; remove one of them")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a recipe is a mapping of settings, this file holds {type(tree).__name__}")
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    beside = path.parent / f"{base}"
-    parent = beside if beside.suffix in (".yaml", ".yml") else _find(base)
-    return _merge(_read(_find(parent), (*seen, path.resolve())), tree)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"override {text!r}: write it as key.of.setting=value")
-    *path, last = key.split(".")
-    for step in path:
-        tree[step] = dict(tree[step]) if isinstance(tree.get(step), dict) else {}
-        tree = tree[step]
-    try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"override {text!r}: {value!r} is not a YAML value") from None
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    steps = [str(step) for step in first["loc"]]
-    where = ".".join(steps) or "recipe"
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{_closest(steps[-1], _siblings(steps))}"
-    message = first["msg"].removeprefix("Value error, ")
-    return message if first["type"] == "value_error" and not steps else f"{where}: {message}"
-
-
-def _siblings(steps: list[str]) -> list[str]:
-    """Known keys beside the key at `steps`, found by walking the schema."""
-    whole = schema()
-
-    def resolve(node: dict[str, Any]) -> list[dict[str, Any]]:
-        if "$ref" in node:
-            node = whole["$defs"][node["$ref"].rpartition("/")[2]]
-        options = node.get("anyOf", []) + node.get("oneOf", [])
-        return [leaf for option in options for leaf in resolve(option)] if options else [node]
-
-    nodes = resolve(whole)
-    for step in steps[:-1]:
-        found = []
-        for node in nodes:
-            inner = node.get("properties", {}).get(step) or node.get("additionalProperties")
-            found += resolve(inner) if isinstance(inner, dict) else []
-        nodes = found or nodes
-    return [key for node in nodes for key in node.get("properties", {})]
-
-
-def _closest(word: str, known: list[str]) -> str:
+def closest(word: str, known: list[str]) -> str:
+    """A hint at the known name nearest to `word`, or nothing."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        k: v
-        for key, value in tree.items()
-        for k, v in _flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
