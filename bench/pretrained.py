@@ -43,8 +43,9 @@ def main() -> int:
     """Measure both names twice and print one line each."""
     slow = 0
     for name in ("smollm2-135m", "focus-vit-s14"):
-        for _label in ("first", "second"):
-            _imports, resolving, loading = measure(name)
+        for label in ("first", "second"):
+            imports, resolving, loading = measure(name)
+            print(f"{name:14} {label:6} import {imports:5.2f} s  resolve {resolving:6.2f} s  load {loading:5.2f} s")
         slow += resolving + loading > LIMIT_S
     return int(slow > 0)
 

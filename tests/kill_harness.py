@@ -19,20 +19,20 @@ from mm15.train.run import run
 KILLS = 5
 
 
-def live(folder: Path, workers: int, seconds: float | None) -> bool:
-    """One life of the run in `folder`, killed after `seconds`; whether it came to its end."""
+def live(folder: Path, workers: int, steps: int | None = None, delay: float = 0.0) -> bool:
+    """One life of the run in `folder`, killed `delay` seconds after its `steps`-th step; whether it came to its end."""
     child = os.fork()
     if child == 0:
         os.setsid()
         run(recipe.load(Path(__file__).parent / "tiny.yaml", [f"workers={workers}"]), folder)
         os._exit(0)
-    end = time.monotonic() + (seconds or 1e9)
-    while time.monotonic() < end:
+    while steps is None or sum(map(len, losses(folder).values())) < steps:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             assert status == 0, f"the run failed with status {status}"
             return True
-        time.sleep(0.01)
+        time.sleep(0.005)
+    time.sleep(delay)
     os.killpg(child, signal.SIGKILL)  # the run and its loader workers, as when a machine goes down
     os.waitpid(child, 0)
     return False
@@ -42,20 +42,20 @@ def losses(folder: Path) -> dict[str, list]:
     """By stage, the step and loss of each line of its metrics."""
     found = {}
     for path in sorted(folder.glob("stages/*/metrics.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
         found[path.parent.name] = [[line["step"], line["loss"], line["grad_norm"]] for line in lines]
     return found
 
 
 def main(out: Path, workers: int) -> None:
     rng = random.Random(workers)
-    started = time.monotonic()
-    assert live(out / "whole", workers, None)
-    took = time.monotonic() - started
-    kills = 0
-    while kills < KILLS and not live(out / "killed", workers, rng.uniform(0.15, 0.7) * took):
-        kills += 1
-    live(out / "killed", workers, None)
+    total = sum(stage.steps for stage in recipe.load(Path(__file__).parent / "tiny.yaml").stages.values())
+    assert live(out / "whole", workers)
+    moments = sorted(rng.sample(range(1, total), KILLS))
+    kills = sum(not live(out / "killed", workers, step, rng.uniform(0, 0.08)) for step in moments)
+    assert live(out / "killed", workers)
+    told = {"kills": kills, "whole": losses(out / "whole"), "killed": losses(out / "killed")}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

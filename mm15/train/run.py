@@ -158,6 +158,11 @@ def start_stage(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any)
     return model
 
 
+def stage_seed(recipe: Recipe, stage: str) -> int:
+    """The seed of a stage's data: stages that share a source shall not start with the same samples of it."""
+    return recipe.seed + 1_000_003 * list(recipe.stages).index(stage)
+
+
 def _train_stage(
     recipe: Recipe,
     name: str,
@@ -175,7 +180,9 @@ def _train_stage(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
     parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
     optimizer = make_optimizer(model.parameters(), stage.optimizer)
-    mixture = Mixture.of_stage(stage, {key: len(source) for key, source in sources.items()}, seed=recipe.seed)
+    mixture = Mixture.of_stage(
+        stage, {key: len(source) for key, source in sources.items()}, seed=stage_seed(recipe, name)
+    )
     loader = PackedLoader(
         mixture,
         sources,
