@@ -14,6 +14,7 @@ from mm15 import recipe
 from mm15.regions import Coordinates
 from mm15.text import tokenizer as tokenizers
 from mm15.train import checkpoint, parallel
+from mm15.train.metrics import read
 from mm15.train.optim import make_optimizer
 from mm15.train.run import make_model
 
@@ -60,3 +61,17 @@ def loads_in_one(folder: Path, weights: dict[str, torch.Tensor]) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
     assert {int(state["step"]) for state in optimizer.state.values()} == {3}
+
+
+def test_a_whole_run_on_two_processes_equals_one(tiny_run: Path, tmp_path: Path) -> None:
+    """All three stages through torchrun: data, losses, checkpoints, export and evaluation by the main process."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mm15"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [*launch, "run", str(HERE / "tiny.yaml"), "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in recipe.load(HERE / "tiny.yaml").stages:
+        one, two = (read(folder / "stages" / name / "metrics.jsonl") for folder in (tiny_run, tmp_path / "two"))
+        assert [line["samples"] for line in two] == [line["samples"] for line in one]
+        assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
+        assert (tmp_path / "two" / "evaluation" / f"{name}.json").exists()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import recipe as recipes
 from . import page
 from .plots import loss_curve
-
-if TYPE_CHECKING:
-    from .report import StageRecord
+from .run_record import StageRecord
 
 MANY = 20
 """Skipped samples listed one by one."""

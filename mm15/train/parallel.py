@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -82,6 +83,7 @@ def shard(model: torch.nn.Module, world: World, *, bf16: bool) -> torch.nn.Modul
     """Shards an initialised model over the mesh in place; every rank must hold the same weights before."""
     if world.mesh is None:
         return model
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing here is changed in place
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
