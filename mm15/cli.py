@@ -49,6 +49,7 @@ def run(
     settings = recipes.load(recipe, overrides or [])
     folder = out or Path("runs") / settings.name
     from .evaluate.report import write_report
+    from .evaluate.results import summary
     from .evaluate.stage import evaluate_stage
     from .train.run import run as run_recipe
 
@@ -56,6 +57,9 @@ def run(
     run_recipe(settings, folder, only=stage, evaluate=evaluate_stage)
     if int(os.environ.get("RANK", "0")) == 0:
         page = write_report(folder)
+        scores = folder / "evaluation" / f"{stage or list(settings.stages)[-1]}.json"
+        if scores.exists():
+            _say(summary(scores))
         _say(f"report: {page}\nmodel:  {folder / 'model'}\ntry:    mm15 chat {folder} PICTURE")
 
 

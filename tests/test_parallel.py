@@ -70,6 +70,7 @@ def test_a_whole_run_on_two_processes_equals_one(tiny_run: Path, tmp_path: Path)
     command = [*launch, "run", str(HERE / "tiny.yaml"), "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("blank pictures") == 6  # one line a group, from the main process only
     for name in recipe.load(HERE / "tiny.yaml").stages:
         one, two = (read(folder / "stages" / name / "metrics.jsonl") for folder in (tiny_run, tmp_path / "two"))
         assert [line["samples"] for line in two] == [line["samples"] for line in one]

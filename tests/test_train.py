@@ -119,6 +119,15 @@ def test_a_finished_run_is_left_alone(finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_continues_with_other_workers_and_checkpoints(tmp_path: Path) -> None:
+    """One stage without workers, the rest with one and other checkpoints: the data does not change."""
+    run(recipe.load(HERE / "tiny.yaml"), tmp_path / "run", only="pretrain")
+    other = recipe.load(HERE / "tiny.yaml", ["workers=1", "checkpoint.every=3"])
+    run(other, tmp_path / "run", only="continual")
+    assert recipe.load(tmp_path / "run" / "recipe.yaml") == other
+    assert len(read(tmp_path / "run/stages/continual/metrics.jsonl")) == 6
+
+
 def test_a_run_keeps_what_it_promises(finished: Path) -> None:
     for name, stage in recipe.load(HERE / "tiny.yaml").stages.items():
         lines = read(finished / "stages" / name / "metrics.jsonl")

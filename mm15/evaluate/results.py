@@ -129,6 +129,20 @@ class Comparison:
         return path
 
 
+def summary(path: Path) -> str:
+    """One line a group of a saved evaluation: score, interval, and the same with blank pictures."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    lines = []
+    for name, group in saved["groups"].items():
+        line = f"{name:14}{_percent(group)}"
+        lines.append(line + (f"   blank pictures {_percent(saved['blank'][name])}" if saved["blank"] else ""))
+    return "\n".join(lines)
+
+
+def _percent(group: dict[str, Any]) -> str:
+    return f"{100 * group['score']:5.1f} % ({100 * group['low']:.0f} to {100 * group['high']:.0f})"
+
+
 def _scores(results: Results, group: str) -> list[float]:
     return [p.score for p in results.predictions if p.group == group]
 

@@ -42,6 +42,10 @@ TOKENIZER_TEXTS = 4_000
 """How many texts of the recipe's sources a tokenizer from scratch is trained on."""
 
 
+MAY_CHANGE = ("workers:", "checkpoint.", "evaluation.")
+"""Settings that a resumed run may have changed: they do not change what is learnt."""
+
+
 def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callable[..., Any] | None = None) -> None:
     """Runs (or resumes) a recipe in folder `out`; `only` stops after that stage.
 
@@ -76,17 +80,19 @@ def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callabl
 def _claim(recipe: Recipe, out: Path, world: parallel.World) -> None:
     """Makes the run folder, or checks that the one there is of the same recipe."""
     kept = out / "recipe.yaml"
+    changes: list[str] = []
     if kept.exists():
-        different = recipes.diff(recipes.load(kept), recipe)
+        changes = recipes.diff(recipes.load(kept), recipe)
+        different = [change for change in changes if not change.startswith(MAY_CHANGE)]
         if different:
             shown = "; ".join(different[:3]) + (f"; and {len(different) - 3} more" if len(different) > 3 else "")
             raise UserError(
                 f"{out} holds a run of another recipe ({shown}); choose another --out or restore the settings"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run; choose another --out")
     world.barrier()
-    if world.is_main and not kept.exists():
+    if world.is_main and (changes or not kept.exists()):
         out.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(kept, recipes.dump(recipe))
     world.barrier()
@@ -270,6 +276,8 @@ def _exported(recipe: Recipe, stage: str, out: Path) -> bool:
 
 def _replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         write(fresh)
