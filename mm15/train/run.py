@@ -139,6 +139,7 @@ def make_model(recipe: Recipe, tokenizer: Any, *, tile: int) -> MM15ForCondition
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
         pad_token_id=tokenizer.pad_token_id,
+        coordinates=recipe.coordinates.model_dump(),
     )
 
 
@@ -161,6 +162,7 @@ def start_stage(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any)
     if former is not None:
         checkpoint.load(former, model=model, world=parallel.World())
     model.set_tile(recipe.stage_picture(stage).tile)
+    model.config.tiling = recipe.stage_picture(stage).model_dump()
     return model
 
 
