@@ -33,6 +33,9 @@ app = typer.Typer(
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Typer's errors of usage: its own copy of click's, or click's, by version."""
 
+INTERRUPTED = 130
+"""Status of a command that Ctrl-C ended, as shells have it."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -271,6 +274,8 @@ def main() -> None:
     """Entry point: errors the user can mend become one line and status 2."""
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # typer turns Ctrl-C into this status, without a word
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
         _note(f"mm15: {' '.join(str(error).split())}")
@@ -280,7 +285,7 @@ def main() -> None:
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         _note("mm15: interrupted; the same command continues from the last checkpoint")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
 

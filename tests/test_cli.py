@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +147,18 @@ def test_import_is_light() -> None:
         "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", light], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
+    tiny = Path(__file__).parent / "tiny.yaml"
+    command = [sys.executable, "-m", "mm15", "run", str(tiny), "stages.pretrain.steps=100000", "--out", str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    marker = tmp_path / "stages" / "pretrain" / "metrics.jsonl"
+    waited = time.monotonic() + 120
+    while not marker.exists() and time.monotonic() < waited:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert told.splitlines()[-1] == "mm15: interrupted; the same command continues from the last checkpoint"
+    assert "Traceback" not in told
