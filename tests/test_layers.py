@@ -10,9 +10,10 @@ import pytest
 import mm15
 
 ROOT = Path(mm15.__file__).parent
-GROUND = {"errors", "regions", "sample", "recipe"}
+GROUND = {"errors", "files", "regions", "sample", "recipe"}
 MAY = {
     "errors": set(),
+    "files": set(),
     "regions": set(),
     "sample": {"regions"},
     "recipe": {"errors"},

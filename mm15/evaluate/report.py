@@ -6,12 +6,12 @@ page; nothing is fetched. Costs about a second.
 
 from __future__ import annotations
 
-import os
 import time
 from html import escape
 from pathlib import Path
 
 from .. import recipe as recipes
+from ..files import write_atomically
 from . import page
 from .report_scores import example_cards, score_plot, score_tables
 from .report_training import curves, mixture, settings, skipped
@@ -35,9 +35,7 @@ def write_report(run_dir: str | Path) -> Path:
         page.folded("The whole recipe", f"<pre>{escape(recipes.dump(run.recipe))}</pre>"),
     ]
     path = run.folder / "report.html"
-    fresh = path.with_name(".report.html.tmp")
-    fresh.write_text(page.document(f"{run.recipe.name}: mm15 report", body), encoding="utf-8")
-    os.replace(fresh, path)
+    write_atomically(path, page.document(f"{run.recipe.name}: mm15 report", body))
     return path
 
 

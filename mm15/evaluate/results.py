@@ -11,12 +11,12 @@ A group's score is the plain mean of its tasks (the paper's way); its interval i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
 from .intervals import Difference, paired_difference, wilson
 
 
@@ -123,9 +123,9 @@ class Comparison:
         lines = [json.dumps({"pictures": "real", **asdict(p)}) for p in self.real.predictions]
         if self.blank is not None:
             lines += [json.dumps({"pictures": "blank", **asdict(p)}) for p in self.blank.predictions]
-        _write(folder / f"{stage}.predictions.jsonl", "".join(line + "\n" for line in lines))
+        write_atomically(folder / f"{stage}.predictions.jsonl", "".join(line + "\n" for line in lines))
         path = folder / f"{stage}.json"
-        _write(path, json.dumps({"stage": stage, **self.as_dict()}, indent=1) + "\n")
+        write_atomically(path, json.dumps({"stage": stage, **self.as_dict()}, indent=1) + "\n")
         return path
 
 
@@ -151,10 +151,3 @@ def _line(name: str, score: Score, blank: Score | None) -> str:
     interval = f"{100 * score.low:.0f}-{100 * score.high:.0f}"
     against = "" if blank is None else f"{100 * blank.score:.1f}"
     return f"{name:28}{100 * score.score:7.1f}{interval:>13}{against:>8}{score.n:7d}{score.malformed:11d}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, also when interrupted."""
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)

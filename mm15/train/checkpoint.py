@@ -10,7 +10,6 @@ A save goes to a fresh folder, so a crash at any moment leaves the former checkp
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import warnings
@@ -30,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..errors import UserError
+from ..files import write_atomically
 from .parallel import World
 
 MARKER = "COMPLETE"
@@ -116,16 +116,6 @@ def _alone_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         yield
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _complete(folder: Path) -> list[Path]:

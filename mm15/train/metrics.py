@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomically
+from ..files import write_atomically
 
 
 class Metrics:

@@ -26,6 +26,7 @@ from ..data.loader import PackedLoader
 from ..data.mixture import Mixture
 from ..data.sources import SourceData, open_source
 from ..errors import UserError
+from ..files import write_atomically
 from ..image import Tiling
 from ..model import MM15ForConditionalGeneration, build
 from ..processor import MM15Processor, build_processor
@@ -94,7 +95,7 @@ def _claim(recipe: Recipe, out: Path, world: parallel.World) -> None:
     world.barrier()
     if world.is_main and (changes or not kept.exists()):
         out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(kept, recipes.dump(recipe))
+        write_atomically(kept, recipes.dump(recipe))
     world.barrier()
 
 
@@ -237,9 +238,9 @@ def _train_stage(
 def _write_ledgers(folder: Path, loader: PackedLoader, mixture: Mixture) -> None:
     """What the mixture asked and what came, and every sample that was skipped and why."""
     shares = {"asked": mixture.shares, "groups": mixture.groups, "realised": loader.realised}
-    checkpoint.write_atomically(folder / "mixture.json", json.dumps(shares, indent=1, default=asdict))
+    write_atomically(folder / "mixture.json", json.dumps(shares, indent=1, default=asdict))
     lines = "".join(json.dumps(line, default=asdict) + "\n" for line in loader.skipped)
-    checkpoint.write_atomically(folder / "skipped.jsonl", lines)
+    write_atomically(folder / "skipped.jsonl", lines)
 
 
 def export(
