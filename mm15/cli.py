@@ -56,7 +56,6 @@ def run(
     from .evaluate.stage import evaluate_stage
     from .train.run import run as run_recipe
 
-    _quiet_transformers()
     run_recipe(settings, folder, only=stage, evaluate=evaluate_stage)
     if int(os.environ.get("RANK", "0")) == 0:
         page = write_report(folder)
@@ -95,7 +94,6 @@ def chat(
     from .generate.conversation import Conversation
     from .generate.loading import load
 
-    _quiet_transformers()
     network, processor = load(model)
     if max_tiles is not None:
         processor = processor.with_tiling(max_tiles=max_tiles)
@@ -123,7 +121,6 @@ def evaluate(
     """Score a model by group, against the same model shown blank pictures."""
     from .evaluate.stage import evaluate_model
 
-    _quiet_transformers()
     results = evaluate_model(model, recipe=recipe, tasks=tasks, group=group, limit=limit)
     _say(jsonlib.dumps(results.as_dict()) if json else results.table())
 
@@ -252,13 +249,6 @@ def _save(picture: Any, path: Path) -> None:
     except (OSError, ValueError) as error:
         path.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error}") from None
-
-
-def _quiet_transformers() -> None:
-    """No bars for reading and writing a few files; ours show what takes time."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _say(text: str) -> None:

@@ -26,7 +26,7 @@ from .image import Layout, Tiling, cut, indicator_text, open_picture, picture_si
 from .regions import Coordinates
 from .sample import Image, Sample
 from .text.chat import IMAGE, SPECIAL_TOKENS, Segment, prompt_segments, segments
-from .text.render import Encoded, PieceText, Ref, Renderer
+from .text.render import Encoded, PieceText, Renderer
 
 
 class MM15ImageProcessor(BaseImageProcessor):
@@ -138,15 +138,15 @@ class MM15Processor(ProcessorMixin):
 
     # ------------------------------------------------------------------------------------------------- samples
 
-    def encode(self, sample: Sample, *, ref: Ref | None = None) -> Encoded:
+    def encode(self, sample: Sample) -> Encoded:
         """A whole sample for training. Raises UserError naming the sample for what cannot be encoded."""
-        return self._encode(sample, segments, ref)
+        return self._encode(sample, segments)
 
     def prompt(self, sample: Sample) -> Encoded:
         """The sample up to its last answer, for `generate` to continue; the same path as `encode`."""
-        return self._encode(sample, prompt_segments, None)
+        return self._encode(sample, prompt_segments)
 
-    def _encode(self, sample: Sample, write: Any, ref: Ref | None) -> Encoded:
+    def _encode(self, sample: Sample, write: Any) -> Encoded:
         where = f"sample {sample.id!r} of {sample.source!r}"
         tiles, layouts = self.image_processor.tiles(sample.images, where=where)
         sizes = tuple((layout.width, layout.height) for layout in layouts)
@@ -159,7 +159,7 @@ class MM15Processor(ProcessorMixin):
             layouts = layouts[:shown]
             tiles = tiles[: sum(layout.n_tiles for layout in layouts)]
         ids, labels, spans = self.renderer.render(written, [_piece_texts(x, i) for i, x in enumerate(layouts)])
-        return Encoded(ids, labels, tiles, spans, sizes, ref)
+        return Encoded(ids, labels, tiles, spans, sizes)
 
     # ---------------------------------------------------------------------------------------- transformers' way
 
@@ -171,8 +171,7 @@ class MM15Processor(ProcessorMixin):
         audio: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """input_ids, attention_mask int64 [B, T] (padded left) and pixel_values uint8 [N, 3, tile, tile], as
-        transformers.
+        """input_ids, attention_mask int64 [B, T] (padded left) and pixel_values uint8 [N, 3, tile, tile].
 
         `text` holds one ``<image>`` per picture; `images` is one picture, a flat list, or a list of lists per text.
         Raises ValueError with both numbers when placeholders and pictures do not match.
@@ -190,7 +189,7 @@ class MM15Processor(ProcessorMixin):
             ids, _, _ = self.renderer.render(written, [_piece_texts(x, k) for k, x in enumerate(layouts)])
             rows.append({"input_ids": ids.tolist()})
             all_tiles.append(tiles)
-        padded = self.tokenizer.pad(rows, padding=kwargs.get("padding", True) or True, padding_side="left")
+        padded = self.tokenizer.pad(rows, padding=kwargs.get("padding") or True, padding_side="left")
         data: dict[str, Any] = {key: padded[key] for key in ("input_ids", "attention_mask")}
         if any(len(tiles) for tiles in all_tiles):
             data["pixel_values"] = np.concatenate(all_tiles)

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from mm15 import recipe
 from mm15.data.loader import Batch, PackedLoader, make_batch
@@ -254,3 +256,15 @@ def test_the_realised_mixture_follows_the_weights(tiny) -> None:
     for name, share in mixture.shares.items():
         waiting = 40  # documents in open rows are drawn and not yet trained on
         assert abs(loader.realised[name].samples - share * total) <= 1 + waiting * share + 3
+
+
+def test_an_interrupt_while_saving_is_no_damaged_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DCP wraps every exception, Ctrl-C too; a full disk is one line, an interrupt stays an interrupt."""
+    weight = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(weight.parameters())
+    for inner, raised in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError("No space left on device"), UserError)):
+        wrapped = CheckpointException("save", {0: (inner, StackSummary())})
+        monkeypatch.setattr(checkpoint.dcp, "save", lambda *_, error=wrapped, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(raised):
+            checkpoint.save(tmp_path, 1, model=weight, optimizer=optimizer, state={}, world=WORLD, keep=1)
+        assert checkpoint.latest(tmp_path) is None

@@ -18,18 +18,13 @@ def load(name: str | Path) -> tuple[MM15ForConditionalGeneration, MM15Processor]
     A folder is never looked up on a hub. Raises UserError when there is no model or it cannot be read.
     """
     from ..model import MM15ForConditionalGeneration
+    from ..model.loading import read, readable
     from ..processor import MM15Processor
 
-    place = find(name)
-    try:
-        model = MM15ForConditionalGeneration.from_pretrained(place)
+    place = str(find(name))
+    with readable(str(name)):
+        model = read(MM15ForConditionalGeneration, place)
         processor = MM15Processor.from_pretrained(place)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{name}: the model cannot be read: {' '.join(str(error).split())[:200]}") from error
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise UserError(f"{name}: the model's weights are damaged ({error}); export or train it again") from error
-        raise
     return model.eval(), processor
 
 

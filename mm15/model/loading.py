@@ -35,8 +35,9 @@ def readable(weights: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"{weights}: cannot be read as model weights: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"{weights}: cannot be read as model weights: {cause}; fetch or export it again") from error
 
 
 def mark_initialised(part: nn.Module) -> None:

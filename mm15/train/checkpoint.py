@@ -123,9 +123,11 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason in one short line."""
+    """The innermost reason in one short line; an interrupt is raised again."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
+    if isinstance(error, KeyboardInterrupt):  # DCP wraps Ctrl-C too; it is no fault of the files
+        raise error
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

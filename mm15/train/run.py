@@ -29,10 +29,12 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..image import Tiling
 from ..model import MM15ForConditionalGeneration, build
+from ..model.loading import quiet
 from ..processor import MM15Processor, build_processor
 from ..recipe import Recipe
 from ..regions import Coordinates
 from ..text import tokenizer as tokenizers
+from ..text.chat import IMAGE
 from . import checkpoint, parallel
 from .loop import Step, train
 from .metrics import Metrics
@@ -137,7 +139,7 @@ def make_model(recipe: Recipe, tokenizer: Any, *, tile: int) -> MM15ForCondition
         recipe.model,
         tile=tile,
         vocab_size=len(tokenizer),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
         pad_token_id=tokenizer.pad_token_id,
         coordinates=recipe.coordinates.model_dump(),
@@ -184,7 +186,8 @@ def _train_stage(
     """Trains one stage from where its newest checkpoint stands, then exports the model."""
     stage, folder = recipe.stages[name], out / "stages" / name
     newest = checkpoint.latest(folder)
-    done = 0 if newest is None else checkpoint.read_state(newest)["step"]
+    state = None if newest is None else checkpoint.read_state(newest)
+    done = state["step"] if state else 0
     torch.nn.Module.to(model, world.device)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
     parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
@@ -203,9 +206,9 @@ def _train_stage(
         rank=world.rank,
         world_size=world.size,
     )
-    if newest is not None:
+    if newest is not None and state is not None:
         checkpoint.load(newest, model=model, optimizer=optimizer, world=world)
-        loader.load_state_dict(checkpoint.read_state(newest)["loader"])
+        loader.load_state_dict(state["loader"])
     metrics = Metrics(folder / "metrics.jsonl")
     if world.is_main:
         metrics.rewind(done)
@@ -217,7 +220,7 @@ def _train_stage(
                 metrics.add(step.line())
             progress.update(step)
             if step.step % recipe.checkpoint.every == 0 or step.step == stage.steps:
-                state = {"loader": loader.state_dict(), "fingerprint": recipes.fingerprint(recipe)}
+                reached = {"loader": loader.state_dict(), "fingerprint": recipes.fingerprint(recipe)}
                 if world.is_main:
                     _write_ledgers(folder, loader, mixture)
                 checkpoint.save(
@@ -225,7 +228,7 @@ def _train_stage(
                     step.step,
                     model=model,
                     optimizer=optimizer,
-                    state=state,
+                    state=reached,
                     world=world,
                     keep=recipe.checkpoint.keep,
                 )
@@ -259,7 +262,8 @@ def export(
     weights = get_model_state_dict(model, options=options)
 
     def write(to: Path) -> None:
-        model.save_pretrained(to, state_dict=weights)
+        with quiet():
+            model.save_pretrained(to, state_dict=weights)
         processor.save_pretrained(to)
         (to / "run.json").write_text(json.dumps(receipt))
 

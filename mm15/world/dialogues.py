@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..regions import Region
 from ..sample import Part, assistant, user
 from .dice import Dice
 from .scenes import point_on
@@ -34,8 +35,6 @@ def _at_box(_dice: Dice, _scene: Scene, thing: Thing, _level: int) -> Turn:
 
 
 def _at_point(dice: Dice, _scene: Scene, thing: Thing, _level: int) -> Turn:
-    from ..regions import Region
-
     return ["What is at ", Region(point_on(dice, thing)), "?"], [str(thing.look)]
 
 
@@ -65,7 +64,7 @@ _QUESTIONS: tuple[Callable[[Dice, Scene, Thing, int], Turn], ...] = (
 def chat(dice: Dice, level: int, size: int) -> Draft:
     """Four to six questions about one scene, in any order; every turn's answer is a target."""
     number = count(dice, level)
-    looks = cast(dice, 1 if level == 1 else level, number, unique="look")
+    looks = cast(dice, level, number, unique="look")
     clear = len({look.shape for look in looks}) == len({look.colour for look in looks}) == number
     scene = stage(dice, level, size, looks)
     asked = [q for q in dice.shuffle(list(_QUESTIONS)) if clear or q not in (_color, _shape)]

@@ -7,7 +7,6 @@ Masks are drawn four times too large and averaged down once, then cached; a cach
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +14,6 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-Points = Sequence[tuple[float, float]]
 _SCALE = 4
 _INK = 24  # of 255: coverage from which a pixel belongs to a shape
 
