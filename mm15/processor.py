@@ -1,10 +1,11 @@
 """The processor: the only way from a sample or a conversation to model input, for training and for use.
 
     Sample --encode--> Encoded (ids, shifted labels, uint8 tiles, spans)          training
+    Sample --measure--> Measured: the same ids and tiles, counted only            checking, mixing by tokens
     Sample --prompt--> Encoded up to the answer                                   conversation, evaluation
     messages --apply_chat_template--> text --__call__--> BatchFeature             any transformers program
 
-All three place pictures with `image.plan`, cut them with `image.cut` and write their tokens with `text.render`. Tiles
+All place pictures with `image.plan`, cut them with `image.cut` and write their tokens with `text.render`. Tiles
 stay uint8; the model normalises. The coordinate contract and the tiling travel in processor_config.json.
 """
 
@@ -14,7 +15,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,18 @@ from .image import Layout, Tiling, cut, indicator_text, open_picture, picture_si
 from .regions import Coordinates
 from .sample import Image, Sample
 from .text.chat import IMAGE, SPECIAL_TOKENS, Segment, prompt_segments, segments
-from .text.render import Encoded, PieceText, Renderer
+from .text.render import IGNORE, Encoded, PieceText, Renderer
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `encode` would give for a sample, in numbers: tokens, those trained on, tiles, and pictures' sizes in
+    pixels."""
+
+    tokens: int
+    target_tokens: int
+    tiles: int
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class MM15ImageProcessor(BaseImageProcessor):
@@ -47,11 +59,15 @@ class MM15ImageProcessor(BaseImageProcessor):
         """The settings as the `image` room takes them."""
         return Tiling(**{key: getattr(self, key) for key in Tiling.__dataclass_fields__})
 
-    def tiles(self, pictures: Sequence[Image], *, where: str) -> tuple[np.ndarray, list[Layout]]:
-        """(tiles uint8 [N, 3, tile, tile] of all pictures in order, their layouts); `where` names them in errors."""
+    def layouts(self, pictures: Sequence[Image], *, where: str) -> list[Layout]:
+        """How each picture of one sample is split, from their headers alone."""
         tiling = self.tiling
         sizes = [picture_size(picture, where=where) for picture in pictures]
-        layouts = [plan(width, height, tiling, images=len(sizes)) for width, height in sizes]
+        return [plan(width, height, tiling, images=len(sizes)) for width, height in sizes]
+
+    def tiles(self, pictures: Sequence[Image], *, where: str) -> tuple[np.ndarray, list[Layout]]:
+        """(tiles uint8 [N, 3, tile, tile] of all pictures in order, their layouts); `where` names them in errors."""
+        tiling, layouts = self.tiling, self.layouts(pictures, where=where)
         cuts = [
             cut(open_picture(picture, where=where, at_least=layout.resized), layout)
             for picture, layout in zip(pictures, layouts, strict=True)
@@ -146,14 +162,26 @@ class MM15Processor(ProcessorMixin):
         """The sample up to its last answer, for `generate` to continue; the same path as `encode`."""
         return self._encode(sample, prompt_segments)
 
-    def _encode(self, sample: Sample, write: Any) -> Encoded:
-        where = f"sample {sample.id!r} of {sample.source!r}"
-        tiles, layouts = self.image_processor.tiles(sample.images, where=where)
+    def measure(self, sample: Sample) -> Measured:
+        """What `encode` would give, without reading a pixel; so pictures whose pixels are damaged go unnoticed."""
+        layouts = self.image_processor.layouts(sample.images, where=_place(sample))
+        written = self._write(sample, segments, layouts)
+        ids, labels, _ = self.renderer.render(written, [_piece_texts(x, i) for i, x in enumerate(layouts)])
+        tiles = sum(layout.n_tiles for layout in layouts)
+        sizes = tuple((layout.width, layout.height) for layout in layouts)
+        return Measured(len(ids), int((labels != IGNORE).sum()), tiles, sizes)
+
+    def _write(self, sample: Sample, write: Any, layouts: Sequence[Layout]) -> list[Segment]:
         sizes = tuple((layout.width, layout.height) for layout in layouts)
         try:
-            written: list[Segment] = write(sample.parts, coordinates=self.coordinates, sizes=sizes)
+            return write(sample.parts, coordinates=self.coordinates, sizes=sizes)
         except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{_place(sample)}: {error}") from None
+
+    def _encode(self, sample: Sample, write: Any) -> Encoded:
+        tiles, layouts = self.image_processor.tiles(sample.images, where=_place(sample))
+        sizes = tuple((layout.width, layout.height) for layout in layouts)
+        written = self._write(sample, write, layouts)
         shown = sum(segment.image is not None for segment in written)
         if shown < len(layouts):  # a prompt may stop before the last pictures
             layouts = layouts[:shown]
@@ -203,6 +231,10 @@ class MM15Processor(ProcessorMixin):
     def answer_text(self, ids: Any) -> str:
         """The text of generated ids, without special tokens and outer spaces."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _place(sample: Sample) -> str:
+    return f"sample {sample.id!r} of {sample.source!r}"
 
 
 def _piece_texts(layout: Layout, image: int) -> list[PieceText]:

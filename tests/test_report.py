@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fake_run import fake_run
 
+from mm15 import page
 from mm15.errors import UserError
-from mm15.evaluate import page
 from mm15.evaluate.plots import loss_curve, running_mean
 from mm15.evaluate.report import write_report
 from mm15.evaluate.run_record import read_run

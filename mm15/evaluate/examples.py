@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from ..generate.draw import PREDICTED, TRUE, Pen, draw_regions, strip
 from ..image import open_picture
+from ..image.marking import PREDICTED, TRUE, Pen, draw_regions, strip
 from ..regions import Box, Coordinates, Region
 from ..sample import Sample
 from .metrics import iou

@@ -10,9 +10,9 @@ import time
 from html import escape
 from pathlib import Path
 
+from .. import page
 from .. import recipe as recipes
 from ..files import write_atomically
-from . import page
 from .report_scores import example_cards, score_plot, score_tables
 from .report_training import curves, mixture, settings, skipped
 from .run_record import RunRecord, read_run

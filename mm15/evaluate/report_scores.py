@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import page
+from .. import page
 
 _JSON = Mapping[str, Any]
 LONGEST_REPLY = 150

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .. import page
 from .. import recipe as recipes
-from . import page
 from .plots import loss_curve
 from .run_record import StageRecord
 

@@ -5,16 +5,12 @@ The blocks read like the paper's tables: model, picture (section 3.5), sources, 
 
 from __future__ import annotations
 
-import difflib
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-
-class Settings(BaseModel):
-    """Base of every block of a recipe: unknown keys are errors and values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from .settings import Settings, closest
+from .sources import Source
 
 
 class Backbone(Settings):
@@ -84,42 +80,6 @@ class Contract(Settings):
 
     bins: int = 1000
     tokens: bool = False
-
-
-class WorldSource(Settings):
-    """The generated world: `kind` names a task of mm15.world; `split` chooses its seed range."""
-
-    format: Literal["world"]
-    kind: str
-    level: int = 1
-    size: int = 128
-    """Longer side of a picture in pixels."""
-    samples: int = 1_000_000
-    seed: int = 0
-    split: Literal["train", "heldout"] = "train"
-    blank: int = 0
-    """Every so many samples one with blank pictures (0: none), so that a model knows what it can say without seeing;
-    the blank-picture baseline of the evaluation would be too easy to beat otherwise."""
-
-
-class LlavaSource(Settings):
-    """LLaVA JSON or JSONL: `conversations` with `<image>` markers; pictures below `images` (default: beside the
-    file)."""
-
-    format: Literal["llava"]
-    path: str
-    images: str | None = None
-
-
-class OpenAISource(Settings):
-    """JSONL of OpenAI messages; `image_url` parts hold paths or data: URLs."""
-
-    format: Literal["openai"]
-    path: str
-    images: str | None = None
-
-
-Source = Annotated[WorldSource | LlavaSource | OpenAISource, Field(discriminator="format")]
 
 
 class Category(Settings):
@@ -248,9 +208,3 @@ class Recipe(Settings):
     def stage_picture(self, stage: str) -> Picture:
         """The picture settings of a stage: the recipe's, with the stage's overrides."""
         return Picture(**{**self.picture.model_dump(), **self.stages[stage].picture})
-
-
-def closest(word: str, known: list[str]) -> str:
-    """A hint at the known name nearest to `word`, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

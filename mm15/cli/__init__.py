@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import UserError
+from ..errors import UserError
+from .data import data
 
 if TYPE_CHECKING:
-    from .generate.conversation import Conversation, Reply
-    from .regions import Box, Point
+    from ..generate.conversation import Conversation, Reply
+    from ..regions import Box, Point
 
 app = typer.Typer(
     name="mm15",
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(data, name="data")
 
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Typer's errors of usage: its own copy of click's, or click's, by version."""
@@ -47,14 +50,14 @@ def run(
     stage: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
 ) -> None:
     """Run all stages of a recipe, then evaluation and report. The same command again resumes."""
-    from . import recipe as recipes
+    from .. import recipe as recipes
 
     settings = recipes.load(recipe, overrides or [])
     folder = out or Path("runs") / settings.name
-    from .evaluate.report import write_report
-    from .evaluate.results import summary
-    from .evaluate.stage import evaluate_stage
-    from .train.run import run as run_recipe
+    from ..evaluate.report import write_report
+    from ..evaluate.results import summary
+    from ..evaluate.stage import evaluate_stage
+    from ..train.run import run as run_recipe
 
     run_recipe(settings, folder, only=stage, evaluate=evaluate_stage)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -78,8 +81,8 @@ def chat(
     json: Json = False,
 ) -> None:
     """Ask a model about pictures; boxes come back in pixels of the picture."""
-    from .image import open_picture
-    from .sample import Image
+    from ..image import open_picture
+    from ..sample import Image
 
     places = [_numbers(text, 2, "--point") for text in point or []] + [_numbers(text, 4, "--box") for text in box or []]
     opened = [open_picture(Image(path), where=str(path)) for path in pictures or []]
@@ -91,8 +94,8 @@ def chat(
         raise UserError("--draw needs a picture to draw on; name one")
     for place in places:
         _inside(place, opened[-1].size)
-    from .generate.conversation import Conversation
-    from .generate.loading import load
+    from ..generate.conversation import Conversation
+    from ..generate.loading import load
 
     network, processor = load(model)
     if max_tiles is not None:
@@ -103,7 +106,7 @@ def chat(
         return
     reply = conversation.ask(prompt, images=opened, regions=places)
     if draw is not None:
-        from .generate.draw import draw_regions
+        from ..image.marking import draw_regions
 
         _save(draw_regions(opened[-1], [r for r in reply.regions if r.image == len(opened) - 1]), draw)
     _say(jsonlib.dumps(_reply(reply)) if json else _readable(reply))
@@ -119,7 +122,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a model by group, against the same model shown blank pictures."""
-    from .evaluate.stage import evaluate_model
+    from ..evaluate.stage import evaluate_model
 
     results = evaluate_model(model, recipe=recipe, tasks=tasks, group=group, limit=limit)
     _say(jsonlib.dumps(results.as_dict()) if json else results.table())
@@ -130,7 +133,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
 ) -> None:
     """Write the run's page: curves, mixture, scores, pictures with boxes."""
-    from .evaluate.report import write_report
+    from ..evaluate.report import write_report
 
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: not a run folder (no recipe.yaml)")
@@ -148,9 +151,9 @@ def tiles(
     json: Json = False,
 ) -> None:
     """Explain how a picture is split into tiles."""
-    from .image import Rule, Tiling, draw_grid, explain, open_picture, picture_size, plan
-    from .image.explain import describe
-    from .sample import Image
+    from ..image import Rule, Tiling, draw_grid, explain, open_picture, picture_size, plan
+    from ..image.explain import describe
+    from ..sample import Image
 
     try:
         tiling = Tiling(tile=tile, rule=Rule(rule), min_tiles=min_tiles, max_tiles=max_tiles)
@@ -175,7 +178,7 @@ def recipe(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema for editors.")] = False,
 ) -> None:
     """Print a recipe resolved, the list of shipped ones, or the schema."""
-    from . import recipe as recipes
+    from .. import recipe as recipes
 
     if schema:
         _say(jsonlib.dumps(recipes.schema(), indent=1))
@@ -189,7 +192,7 @@ def recipe(
 
 
 def _numbers(text: str, count: int, option: str) -> Box | Point:
-    from .regions import Box, Point
+    from ..regions import Box, Point
 
     try:
         values = [float(number) for number in text.split(",")]
@@ -202,7 +205,7 @@ def _numbers(text: str, count: int, option: str) -> Box | Point:
 
 
 def _inside(place: Box | Point, size: tuple[int, int]) -> None:
-    from .regions import Coordinates
+    from ..regions import Coordinates
 
     try:
         Coordinates().quantise(place, size)

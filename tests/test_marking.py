@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mm15.generate.draw import PALETTE, SMALL, Pen, draw_regions, enlargement, strip
+from mm15.image.marking import PALETTE, SMALL, Pen, draw_regions, enlargement, strip
 from mm15.regions import Box, Point, Region
 
 RED = Pen("#ff0000")
