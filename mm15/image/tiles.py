@@ -6,8 +6,8 @@ One resize makes the canvas, a second one the overview (from the canvas when tha
 large photo is read once); the tiles are slices. Bicubic with antialiasing; padding is grey (PADDING), close to the mean
 that encoders subtract. Tiles stay uint8: the model normalises on its device.
 
-Cost on one core: a 128x128 picture to five tiles of 64 takes about 0.2 ms; a scanned page of 1700x2200 to ten tiles of
-672 about 0.1 s besides decoding. Same picture and layout, same bytes.
+Cost on one core: a 128x128 picture to five tiles of 64 takes about 0.1 ms; a scanned page of 1700x2200 to ten tiles of
+672 about 0.3 times its JPEG decoding (bench/loader.py). Same picture and layout, same bytes.
 
 Everything that can be wrong with a picture raises UserError with one line that names `where` it came from. Colour
 profiles are ignored. Only formats in FORMATS are tried: none of them runs another program, as PostScript would.
@@ -31,6 +31,7 @@ from PIL import Image as PILImage
 from ..errors import UserError
 from ..sample import Image
 from .anyres import Grid, Layout, check_size
+from .resize import resize
 
 PADDING = 127
 """The grey of pixels that are not picture, in all three channels."""
@@ -38,9 +39,6 @@ MOST_PIXELS = 178_956_970
 """Larger pictures are refused; it is where Pillow itself refuses by default (twice Image.MAX_IMAGE_PIXELS)."""
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "AVIF", "JPEG2000")
 
-_BICUBIC = PILImage.Resampling.BICUBIC
-_GAP = 3.0
-"""Pillow's reducing_gap: above 6 times too large, average whole blocks first; hardly visible and far quicker."""
 _DRAFTS = (8, 4, 2)
 """The factors by which a JPEG can be decoded smaller."""
 _ORIENTATION = 0x0112
@@ -93,23 +91,20 @@ def cut(picture: PILImage.Image, layout: Layout) -> np.ndarray:
 def spread(picture: PILImage.Image, layout: Layout) -> np.ndarray:
     """What `cut` returns, for an RGB picture of any size: it is stretched to the sizes of the layout."""
     tiles_N3TT = np.full((layout.n_tiles, 3, layout.tile, layout.tile), PADDING, dtype=np.uint8)
-    resized = _resize(picture, layout.resized)
+    pixels_HW3 = np.asarray(picture)
+    resized_HW3 = resize(pixels_HW3, layout.resized)
     first = layout.first_tile
-    _place(resized, layout.grid, tiles_N3TT[first : first + layout.grid.tiles])
+    _place(resized_HW3, layout.grid, tiles_N3TT[first : first + layout.grid.tiles])
     overview = layout.overview_piece
     if overview is not None:
-        smaller = min(picture, resized, key=lambda one: one.width * one.height)
-        _place(_resize(smaller, layout.overview_resized), Grid(1, 1), tiles_N3TT[overview : overview + 1])
+        smaller_HW3 = min(pixels_HW3, resized_HW3, key=lambda one: one.size)
+        _place(resize(smaller_HW3, layout.overview_resized), Grid(1, 1), tiles_N3TT[overview : overview + 1])
     return tiles_N3TT
 
 
-def _resize(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
-    return picture if picture.size == size else picture.resize(size, _BICUBIC, reducing_gap=_GAP)
-
-
-def _place(picture: PILImage.Image, grid: Grid, tiles_N3TT: np.ndarray) -> None:
-    """Copy a picture, top left on its grid, into the grid's tiles; what it does not reach is left as it was."""
-    pixels_HW3, tile = np.asarray(picture), tiles_N3TT.shape[-1]
+def _place(pixels_HW3: np.ndarray, grid: Grid, tiles_N3TT: np.ndarray) -> None:
+    """Copy pixels, top left on their grid, into the grid's tiles; what they do not reach is left as it was."""
+    tile = tiles_N3TT.shape[-1]
     for number, target_3TT in enumerate(tiles_N3TT):
         row, col = divmod(number, grid.cols)
         part_HW3 = pixels_HW3[row * tile : (row + 1) * tile, col * tile : (col + 1) * tile]
