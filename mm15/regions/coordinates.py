@@ -163,7 +163,7 @@ def parse(text: str, size: tuple[int, int], *, coordinates: Coordinates | None =
         except ValueError as error:
             malformed.append(Malformed(match.group(0), str(error)))
         else:
-            regions.append(Region(shape, image, _label(text[last : match.start()])))
+            regions.append(Region(shape, image, phrase_before(text[last : match.start()])))
         last = match.end()
     return Parsed(regions, malformed)
 
@@ -181,6 +181,7 @@ def _numbers(inside: str) -> tuple[int, ...] | str | None:
     return None
 
 
-def _label(before: str) -> str:
+def phrase_before(before: str) -> str:
+    """The words a place after this text is said of: the last clause of it."""
     clause = re.split(r"[.;:!?\n\]]", before)[-1]
     return re.sub(r"^(?:\s|,|\band\b)+", "", clause).strip()
