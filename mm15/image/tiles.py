@@ -37,6 +37,8 @@ PADDING = 127
 """The grey of pixels that are not picture, in all three channels."""
 MOST_PIXELS = 178_956_970
 """Larger pictures are refused; it is where Pillow itself refuses by default (twice Image.MAX_IMAGE_PIXELS)."""
+MOST_BYTES = 1 << 30
+"""Larger files are refused before they are looked at: a header may ask for reading all of them."""
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "AVIF", "JPEG2000")
 
 _DRAFTS = (8, 4, 2)
@@ -159,6 +161,7 @@ def _source(data: object, where: str) -> PILImage.Image | io.BytesIO | str:
     if isinstance(data, bytes | bytearray | memoryview):
         if not len(data):
             raise UserError(f"{where}: the picture is empty (0 bytes)")
+        _check_bytes(len(data), where)
         return io.BytesIO(data)
     if isinstance(data, str | PathLike):
         return _file(fspath(cast("str | PathLike[str]", data)), where)
@@ -186,11 +189,18 @@ def _file(path: str, where: str) -> str:
             raise UserError(f"{where}: this is a folder; name a picture in it")
         if not Path(path).is_file():
             raise UserError(f"{where}: no such file")
-        if not Path(path).stat().st_size:
+        size = Path(path).stat().st_size
+        if not size:
             raise UserError(f"{where}: the file is empty (0 bytes)")
+        _check_bytes(size, where)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror})") from None
     return path
+
+
+def _check_bytes(size: int, where: str) -> None:
+    if size > MOST_BYTES:
+        raise UserError(f"{where}: the picture has {size:,} bytes, more than {MOST_BYTES:,}; save it smaller")
 
 
 @cache
