@@ -1,219 +1,190 @@
-"""Rows of a JSON file, read one at a time: a JSON list of objects, or JSONL (one object a line).
+"""Rows of JSON files, read one at a time, and the source that is made of them.
 
-Opening looks through the file once and keeps two int64 arrays, the start and end byte of each row (16 bytes a row),
-and a SHA-256 of the whole file. JSONL lines are found but not parsed then (about 1 s a GB); a JSON list has to be
-parsed to find its elements (about 20 s a GB, and the file's text in memory meanwhile). Rows are cut out of a memory
-map afterwards, so neither size nor the number of processes matters.
+    JsonRows     row i of one or several files: JSONL (one object a line) or JSON lists of objects
+    RowFormat    what a format says a row means: its pictures and parts
+    JsonSource   both: sample i, with its id, its places read, and its errors naming file, line and id
+
+Opening looks through the files once (see `index`); rows are cut out of a memory map, or fetched by byte ranges from
+wherever fsspec reaches, so neither size nor the number of processes matters. Nothing but JSON is taken for JSON: no
+NaN, no key twice, no half surrogates, only UTF-8.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import mmap
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
+from ...recipe import FileSource
 from ...sample import Image, Part, Sample
+from .index import BOM, Index, first_byte, index_lines, index_list
+from .locate import locate
+from .pictures import Pictures
+from .regions import convention_of, read_parts
+from .stored import Stored
 
-_CHUNK = 1 << 24
-_SPACE = b" \t\r\n"
-_NO_SPACE = re.compile(r"[^ \t\r\n]")
-_BOM = b"\xef\xbb\xbf"
 
+class Pieces:
+    """Pieces of text files one after the other: `pieces.text(i)` is the i-th; `digest` are 16 hex digits of all files.
 
-class JsonRows:
-    """`rows[i]` is the i-th object of the file; `digest` are 16 hex digits of its content.
-
-    Raises UserError for a missing, empty or unreadable file, and with the line number for bad JSON.
+    Raises UserError when there are none.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        try:
-            first = self._first_byte()
-            if first == b"[":
-                self._starts, self._ends, self.digest = self._index_list()
-            else:
-                self._starts, self._ends, self.digest = self._index_lines()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}); check the path") from None
-        if not len(self._starts):
-            raise UserError(f"{self.path}: holds no rows; give a file with at least one sample")
-        self._file: mmap.mmap | None = None
-        self[0]
+    def __init__(self, path: str, ending: str, *, json_lists: bool) -> None:
+        self.path = path
+        self.files = [Stored(address) for address in locate(path, ending)]
+        self.indexes = [_index(file, json_lists=json_lists) for file in self.files]
+        self._firsts = np.cumsum([0, *map(len, self.indexes)])
+        digests = [index.digest for index in self.indexes]
+        self.digest = digests[0] if len(digests) == 1 else _digest_of(digests)
+        if not len(self):
+            raise UserError(f"{path}: holds no rows; give a file with at least one sample")
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return int(self._firsts[-1])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`; UserError when it is not a JSON object."""
+    def text(self, index: int) -> str:
+        """Piece `index`. UserError when it is not UTF-8."""
+        file, row = self.place(index)
+        found = self.indexes[file]
+        content = self.files[file].read(int(found.starts[row]), int(found.ends[row]))
+        try:
+            return (content.removeprefix(BOM) if row == 0 else content).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.where(index)}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+
+    def where(self, index: int) -> str:
+        """The piece's place, for errors: file and line."""
+        file, row = self.place(index)
+        return f"{self.files[file].address} line {self.indexes[file].lines[row]}"
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(number of the file, number in the file) of a piece."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
-        if self._file is None:
-            with open(self.path, "rb") as file:
-                self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        text = self._file[int(self._starts[index]) : int(self._ends[index])]
+        file = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        return file, index - int(self._firsts[file])
+
+
+class JsonRows(Pieces):
+    """`rows[i]` is the i-th object of the files. UserError with the line for what is no object or no JSON."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, ".jsonl", json_lists=True)
+        self[0]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            row = json.loads(text)
+            row = parse(self.text(index))
         except ValueError as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{self.where(index)}: not valid JSON ({error}); mend or remove it") from None
         if not isinstance(row, dict):
             raise UserError(f"{self.where(index)}: a row is an object in braces, this is {type(row).__name__}")
         return row
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
 
-    def where(self, index: int) -> str:
-        """The row's place, for errors: file and line. Reads the file up to there."""
-        before = 0
-        with open(self.path, "rb") as file:
-            left = int(self._starts[index])
-            while left > 0:
-                chunk = file.read(min(_CHUNK, left))
-                before += chunk.count(b"\n")
-                left -= len(chunk)
-        return f"{self.path} line {before + 1}"
+def parse(text: str) -> Any:
+    """What a JSON text says; ValueError for anything that is not JSON, or cannot be written as UTF-8 again."""
+    try:
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    return found
 
-    def _first_byte(self) -> bytes:
-        with open(self.path, "rb") as file:
-            return file.read(4096).removeprefix(_BOM).lstrip(_SPACE)[:1]
 
-    def _index_lines(self) -> tuple[np.ndarray, np.ndarray, str]:
-        """Where the lines that are not blank start and end."""
-        digest, breaks, offset = hashlib.sha256(), [], 0
-        with open(self.path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                breaks.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + offset)
-                offset += len(chunk)
-            ends = np.concatenate([*breaks, [offset]]).astype(np.int64)
-            starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-            filled = np.ones(len(starts), dtype=bool)
-            for i in np.flatnonzero(ends - starts < 3):
-                file.seek(starts[i])
-                filled[i] = bool(file.read(int(ends[i] - starts[i])).strip(_SPACE))
-        return starts[filled], ends[filled], digest.hexdigest()[:16]
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r:.80} stands twice in an object")
+    return found
 
-    def _index_list(self) -> tuple[np.ndarray, np.ndarray, str]:
-        """Where the elements of a JSON list start and end, in bytes."""
-        raw = self.path.read_bytes()
-        digest = hashlib.sha256(raw).hexdigest()[:16]
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON, write null")
+
+
+def _index(file: Stored, *, json_lists: bool) -> Index:
+    is_list = first_byte(file) == b"[" and json_lists
+    return index_list(file) if is_list else index_lines(file)
+
+
+def _digest_of(digests: list[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+class RowFormat(ABC):
+    """What the rows of a format mean. Formats add the `key` their rows are known by, and `parts`."""
+
+    key: str
+
+    def __init__(self, settings: Any, pictures: Pictures) -> None:
+        self.settings = settings
+        self.pictures = pictures
+
+    @abstractmethod
+    def parts(self, row: dict[str, Any]) -> Iterable[Part]:
+        """The parts of a row; UserErrors say what is wrong, not where."""
+
+    def sample(self, row: dict[str, Any], index: int, source: str, where: str) -> Sample:
+        """The sample of row `index`; errors begin with `where`.
+
+        Ids read ``index:id`` (``index`` where a row has none), because ids repeat in the files of the field.
+        """
         try:
-            text = raw.decode("utf-8")
-            spans = _in_bytes(text, _elements(text))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.path} line {error.lineno}: not valid JSON ({error.msg}); mend the file") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-        return spans[:, 0], spans[:, 1], digest
+            parts = tuple(self.parts(row))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        sample_id = f"{index}:{row['id']}" if "id" in row else str(index)
+        return Sample(sample_id, source, read_parts(parts, self.settings.regions, where))
+
+    def picture(self, name: Any) -> Image:
+        """The picture a row names; see `Pictures.open`."""
+        return self.pictures.open(name)
 
 
 class JsonSource:
-    """A source made of JSON rows: what the formats have in common. They add the `key` of their rows, and `parts`.
+    """A source made of JSON rows, read by a format. Pictures lie below `settings.images`, by default beside a file."""
 
-    Pictures lie below `images`, by default beside the file. Sample ids read ``index:id`` (``index`` where a row has
-    no id), because ids repeat in the files of the field.
-    """
-
-    key: ClassVar[str]
-
-    def __init__(self, path: str | Path, name: str, *, images: str | Path | None = None) -> None:
+    def __init__(self, settings: Any, name: str, reads: type[RowFormat]) -> None:
         self.name = name
-        self.rows = JsonRows(path)
-        self.images = Path(images).expanduser() if images is not None else self.rows.path.parent
+        self.rows = JsonRows(settings.path)
         self.fingerprint = f"{name}:{len(self.rows)}:{self.rows.digest}"
-        if self.key not in self.rows[0]:
+        self._formats = [reads(settings, pictures_of(settings, file.address)) for file in self.rows.files]
+        if settings.regions is not None:
+            convention_of(settings.regions)
+        key, first = self._formats[0].key, self.rows[0]
+        if key not in first:
             raise UserError(
-                f"{self.rows.where(0)}: rows of this format have {self.key!r}, this one has {list(self.rows[0])}"
+                f"{self.rows.where(0)}: rows of this format have {key!r}, this one has {list(first)!r:.200}"
             )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index`; UserError with line and id when the row cannot be used."""
+        """Sample `index`; UserError with file, line and id when the row cannot be used."""
         row = self.rows[index]
-        try:
-            parts = tuple(self.parts(row))
-            if not any(part.target for part in parts):
-                raise UserError(
-                    "the assistant says nothing, so there is nothing to learn; add its answer or drop the row"
-                )
-        except UserError as error:
-            named = f" (id {row['id']!r})" if "id" in row else ""
-            raise UserError(f"{self.rows.where(index)}{named}: {error}") from None
-        return Sample(f"{index}:{row['id']}" if "id" in row else str(index), self.name, parts)
-
-    def parts(self, row: dict[str, Any]) -> Iterable[Part]:
-        """The parts of a row; UserErrors say what is wrong, not where."""
-        raise NotImplementedError
-
-    def picture(self, name: Any) -> Image:
-        """The picture a row names: a path below `images`, a file: address, or base64 in a data: address.
-
-        Nothing is fetched from the web; that a file exists is only known when it is opened.
-        """
-        if not isinstance(name, str) or not name:
-            raise UserError(f"a picture is named by a path or a data: address, got {name!r:.80}")
-        scheme = name.partition(":")[0].lower()
-        if scheme in ("http", "https"):
-            raise UserError(f"picture {name:.80} is on the web; download it and name the file, nothing is fetched here")
-        if scheme == "data":
-            return Image(_data_address(name))
-        if scheme == "file":
-            return Image(url2pathname(urlsplit(name).path))
-        return Image(self.images / name)
+        where = self.rows.where(index) + (f" (id {row['id']!r:.80})" if "id" in row else "")
+        sample = self._formats[self.rows.place(index)[0]].sample(row, index, self.name, where)
+        if not any(part.target for part in sample.parts):
+            raise UserError(
+                f"{where}: the assistant says nothing, so there is nothing to learn; add its answer or drop the row"
+            )
+        return sample
 
 
-def _data_address(address: str) -> bytes:
-    header, comma, content = address.partition(",")
-    if not comma or not header.endswith(";base64"):
-        raise UserError(f"{header!r:.40} is no picture; write data:image/png;base64,...")
-    try:
-        return base64.b64decode(content, validate=True)
-    except ValueError as error:
-        raise UserError(f"the base64 of a data: address is damaged ({error})") from None
-
-
-def _elements(text: str) -> list[tuple[int, int]]:
-    """Start and end character of each element of a JSON list; JSONDecodeError when it is none."""
-    decoder, spans = json.JSONDecoder(), []
-    at = _skip_space(text, text.index("[") + 1)
-    more = text[at : at + 1] != "]"
-    while more:
-        _, end = decoder.raw_decode(text, at)
-        spans.append((at, end))
-        at = _skip_space(text, end)
-        more = text[at : at + 1] == ","
-        if more:
-            at = _skip_space(text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise json.JSONDecodeError("expected ',' or ']'", text, at)
-    if _skip_space(text, at + 1) != len(text):
-        raise json.JSONDecodeError("text after the end of the list", text, at + 1)
-    return spans
-
-
-def _skip_space(text: str, at: int) -> int:
-    found = _NO_SPACE.search(text, at)
-    return found.start() if found else len(text)
-
-
-def _in_bytes(text: str, spans: list[tuple[int, int]]) -> np.ndarray:
-    """Character places as places in the UTF-8 bytes, int64 [rows, 2]."""
-    places, at, byte = [], 0, 0
-    for place in (edge for span in spans for edge in span):
-        byte += len(text[at:place].encode())
-        at = place
-        places.append(byte)
-    return np.array(places, dtype=np.int64).reshape(-1, 2)
+def pictures_of(settings: FileSource, file: str) -> Pictures:
+    """Where the pictures of a file's rows lie."""
+    return Pictures(settings.images) if settings.images is not None else Pictures.beside(file)

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +26,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...image.tiles import MOST_BYTES
+from ...progress import Bar
 from ...recipe import WebDatasetSource
 from ...sample import Content, Image, Sample, document
 from ..native import from_row
@@ -38,8 +37,6 @@ from .tar import TarIndex, index_tar
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2", "j2k", "ico")
 """Endings of pictures."""
-_SHOW_AFTER = 2.0
-"""Seconds after which opening shows a bar."""
 
 
 class Members:
@@ -277,26 +274,8 @@ def _mmc4(row: dict[str, Any]) -> Iterator[str | tuple[Any]]:
 
 def _index_all(shards: list[str]) -> list[tuple[TarIndex, int]]:
     """(index, size) of each tar; a bar on stderr when it takes longer."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
-    task = bar.add_task("indexing tars", total=len(shards))
-    start, started, found = time.monotonic(), False, []
-
-    def progress(at: int) -> None:
-        nonlocal started
-        if not started and time.monotonic() - start > _SHOW_AFTER:
-            started = True
-            bar.start()
-
-    try:
-        for number, shard in enumerate(shards):
-            found.append(index_tar(shard, progress))
-            progress(0)
-            bar.update(task, completed=number + 1)
-    finally:
-        bar.stop()
-    return found
+    with Bar("indexing tars", total=len(shards), unit="tars") as bar:
+        found: list[tuple[TarIndex, int]] = []
+        for shard in shards:
+            found.append(index_tar(shard, lambda _at: bar.update(len(found))))
+        return found

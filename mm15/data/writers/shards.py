@@ -87,7 +87,7 @@ class ShardWriter(ABC):
         """Append a sample. UserError naming it when a picture cannot be read or its row is no JSON: nothing of it is
         written then."""
         where = f"sample {sample.id!r} of {sample.source!r}"
-        pictures = [_stored(image, f"{where}, picture {i}") for i, image in enumerate(sample.images)]
+        pictures = [stored(image, f"{where}, picture {i}") for i, image in enumerate(sample.images)]
         names = [self._name(number, extension) for number, (_, extension) in enumerate(pictures)]
         try:
             row = json.dumps(
@@ -222,7 +222,7 @@ class ParquetShard(ShardWriter):
         super().abort()
 
 
-def _stored(image: Image, where: str) -> tuple[bytes, str]:
+def stored(image: Image, where: str) -> tuple[bytes, str]:
     """A picture as it is stored: its bytes and the extension of their format; UserError when it is none."""
     data = image.data
     if isinstance(data, np.ndarray | PILImage.Image):
