@@ -18,7 +18,7 @@ CODE = """
 import time
 start = time.perf_counter()
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-from mm15.model.pretrained import resolve
+from mm15.pretrained import resolve
 imported = time.perf_counter()
 folder = resolve({name!r})
 resolved = time.perf_counter()

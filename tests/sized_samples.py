@@ -62,7 +62,8 @@ def make(
     sources = {name: Source(name, more.pop(f"{name}_fingerprint", "1")) for name in LENGTHS}
     weights = {"pictures": 0.5, "text": 0.3, "long": more.pop("long", 0.2)}
     groups = {"all": Group(categories={"all": Category(sources=weights)})}
-    mixture = Mixture(groups, LENGTHS, seed=more.pop("seed", 0))
+    deep = {key: more.pop(key, None) for key in ("epochs", "means")}
+    mixture = Mixture(groups, LENGTHS, seed=more.pop("seed", 0), **deep)
     sizes = {"tokens": 100, "tiles": 8, "lookahead": 8}
     return PackedLoader(mixture, sources, encoder, **{**sizes, **more}, rows=rows, workers=workers)
 

@@ -19,8 +19,8 @@ from sized_samples import encode, make, steps
 
 from mm15.data.loader import PackedLoader
 from mm15.data.mixture import Mixture
-from mm15.data.sources.llava import LlavaData
-from mm15.recipe import Category, Group
+from mm15.data.sources import open_source
+from mm15.recipe import Category, Group, LlavaSource
 from mm15.sample import Sample
 from mm15.text.render import Encoded
 
@@ -121,7 +121,7 @@ def test_a_llava_file_with_a_truncated_picture_through_the_processor(tmp_path: P
     broken = (tmp_path / "4.jpg").read_bytes()
     (tmp_path / "4.jpg").write_bytes(broken[: len(broken) // 2])
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    source = LlavaData(tmp_path / "rows.json", "reds")
+    source = open_source(LlavaSource(format="llava", path=str(tmp_path / "rows.json")), "reds")
     trained = tokenizers.train(["How red is it? 0 40 80 120 160 200"] * 20, vocab_size=300)
     processor = build_processor(
         tokenizers.prepare(trained, coordinates=Coordinates()),

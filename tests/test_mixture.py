@@ -12,8 +12,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mm15.data.mixture import Mixture, Permutation, exact, nested_shares
+from mm15.data.mixture import Mixture, Permutation
 from mm15.data.schedule import SMALLEST_SHARE, Schedule
+from mm15.data.shares import exact, nested_shares
 from mm15.errors import UserError
 from mm15.recipe import Category, Group
 from mm15.text.render import Ref

@@ -23,9 +23,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Dinov2Model
 
+from mm15 import pretrained
 from mm15.errors import UserError
-from mm15.model import build, pretrained
-from mm15.model.pretrained import SHIPPED, Shipped, resolve
+from mm15.model import build
+from mm15.pretrained import SHIPPED, Shipped, resolve
 from mm15.recipe import Backbone, Connector, Model
 
 SMOLLM = "smollm2-135m"
@@ -177,7 +178,7 @@ def test_cache_that_cannot_be_written_is_one_line(
 RACER = """
 import os, sys, time
 from pathlib import Path
-from mm15.model.pretrained import SHIPPED, Shipped, resolve
+from mm15.pretrained import SHIPPED, Shipped, resolve
 
 def convert(source, folder):
     with (source.parent / "conversions").open("a") as log:

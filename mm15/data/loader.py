@@ -9,8 +9,9 @@ It is resumed with any number of workers and of ranks: the rows of all steps are
 ranks, and rank r of R takes rows r, r + R, ... of each step.
 
 A sample that cannot be used (UserError or ValueError while reading or encoding it, or larger than a row) is skipped:
-always the same one, logged, and kept with its reason in `PackedLoader.skipped`. A source none of whose first samples
-can be used stops the run. Any other exception stops it too, and names the sample.
+always the same one, logged, given to `on_skip`, and kept with its reason in `PackedLoader.skipped` (the first
+thousand). A source none of whose first samples can be used stops the run. Any other exception stops it too, and names
+the sample.
 
 Cost: every rank reads, encodes and packs all rows of a step (packing needs all lengths), so its workers do R times
 the work of one rank's share; fine on one node, the limit beyond it. Documents come from workers as pickles through a
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 _HOPELESS = 64
 """A source is given up when this many of its samples were skipped and none was used."""
 _LEDGER = 1000
-"""So many skipped samples are kept and logged one by one; all are counted."""
+"""So many skipped samples are kept and logged one by one; all are counted and given to `on_skip`."""
 _AHEAD = 128
 """So many documents are fetched ahead over all workers: about 1 GB of them with tiles of 672 pixels."""
 _AT_ONCE = 8
@@ -115,11 +116,12 @@ class Documents(Dataset):
 
 
 class PackedLoader:
-    """Iterating gives, for each step and without end, this rank's `rows / world_size` batches of the step.
+    """Iterating gives, for each step, this rank's `rows / world_size` batches of the step; without end, unless all
+    sources of the mixture are limited to so many epochs: then UserError when no whole step is left.
 
     `sources` may hold more than the mixture names. `rows`, `tokens` and `tiles` are the recipe's `batch`: rows of a
-    step over all ranks, and what one row holds. An iteration continues where the last one (or the loaded state)
-    stopped. Raises UserError when rows cannot be shared out evenly.
+    step over all ranks, and what one row holds. `on_skip` is called for each skipped draw, in their order. An iteration
+    continues where the last one (or the loaded state) stopped. Raises UserError when rows cannot be shared out evenly.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class PackedLoader:
         rank: int = 0,
         world_size: int = 1,
         lookahead: int = LOOKAHEAD,
+        on_skip: Callable[[Skipped], object] | None = None,
     ) -> None:
         if rows < 1 or rows % world_size:
             raise UserError(
@@ -145,6 +148,7 @@ class PackedLoader:
         self.rows, self.workers, self.rank, self.world_size = rows, workers, rank, world_size
         self.realised: dict[str, Realised] = {name: Realised() for name in mixture.shares}
         self.skipped: list[Skipped] = []
+        self._on_skip = on_skip
         self._documents = Documents(mixture, sources, encode)
         self._packer = Packer(tokens=tokens, tiles=tiles, lookahead=lookahead)
         self._next = 0
@@ -153,7 +157,22 @@ class PackedLoader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """See the class. Between two steps nothing is half done, so that `state_dict` may be asked for."""
-        for found in self._fetch(chain(self._replay.copy(), count(self._next))):
+        for row in self._rows():
+            self._step.append(row)
+            if len(self._step) == self.rows:
+                step, self._step = self._step, []
+                self._count(step)
+                yield [make_batch(row) for row in step[self.rank :: self.world_size]]
+        raise UserError(
+            f"the data ends at draw {self._next:,}, where every source has had its epochs ({len(self._step)} of "
+            f"{self.rows} rows of a step are left over); train fewer steps, or raise `epochs`"
+        )
+
+    def _rows(self) -> Iterator[list[Document]]:
+        """The rows from where the stream stands."""
+        end = self._documents.mixture.length
+        draws = count(self._next) if end is None else iter(range(self._next, end))
+        for found in self._fetch(chain(self._replay.copy(), draws)):
             if self._replay:
                 self._restore(found)
                 continue
@@ -162,11 +181,9 @@ class PackedLoader:
             if isinstance(row, Skipped):
                 self._skip(row)
             elif row:
-                self._step.append(row)
-            if len(self._step) == self.rows:
-                step, self._step = self._step, []
-                self._count(step)
-                yield [make_batch(row) for row in step[self.rank :: self.world_size]]
+                yield row
+        while row := self._packer.rest():
+            yield row
 
     # ------------------------------------------------------------------------------------------------------- accounts
 
@@ -181,6 +198,8 @@ class PackedLoader:
     def _skip(self, skipped: Skipped) -> None:
         realised = self.realised[skipped.source]
         realised.skipped += 1
+        if self._on_skip is not None:
+            self._on_skip(skipped)
         if len(self.skipped) < _LEDGER:
             self.skipped.append(skipped)
             if self.rank == 0:

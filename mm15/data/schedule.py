@@ -33,7 +33,7 @@ more).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import groupby
 from math import ceil, lcm
@@ -90,6 +90,23 @@ class Schedule:
         before, sources, _ = self._at(number)
         inside = np.bincount(sources[:offset], minlength=len(before))
         return [a + int(b) for a, b in zip(before, inside, strict=True)]
+
+    def position(self, source: int, occurrence: int) -> int:
+        """Where the draw stands that has so many draws of its source before it."""
+        number = self._release(source, occurrence) // self.span
+        while self.pin((number + 1) * self.span)[source] <= occurrence:
+            number += 1
+        before, sources, _ = self._at(number)
+        return number * self.span + int(np.flatnonzero(sources == source)[occurrence - before[source]])
+
+    def first_to_end(self, left: Mapping[int, int]) -> int | None:
+        """After how many draws the first of the sources with so many draws `left` has had them; None without such."""
+        first: int | None = None
+        for release, source in sorted((self._release(i, count - 1), i) for i, count in left.items()):
+            if first is None or release < first:
+                place = self.position(source, left[source] - 1)
+                first = place if first is None else min(first, place)
+        return None if first is None else first + 1
 
     def pin(self, n: int) -> list[int]:
         """The counts after n draws where n is a multiple of `span`, from nothing but the shares."""

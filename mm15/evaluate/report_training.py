@@ -123,7 +123,7 @@ def skipped(stages: Sequence[StageRecord]) -> list[str]:
 
 
 def _skips(stage: StageRecord) -> dict[str, int]:
-    """Skipped samples by source: mixture.json counts them all, the ledger lists only the first."""
+    """Skipped samples by source, from the ledger, or from mixture.json where there is none."""
     counts = Counter(str(line.get("source", "?")) for line in stage.skipped)
     realised = (stage.mixture or {}).get("realised", {})
     for source, one in realised.items():

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
+from ..pretrained import resolve
 from ..recipe import Backbone, Model
 from . import decoder as decoders
 from . import vision as encoders
@@ -15,7 +16,6 @@ from .attention import PACKED_SDPA
 from .configuration import MM15Config
 from .loading import quiet, readable
 from .modeling import MM15ForConditionalGeneration
-from .pretrained import resolve
 
 
 def build(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from .settings import Settings, closest
 from .sources import Source
@@ -88,6 +88,9 @@ class Category(Settings):
     alpha: float = 1.0
     sources: dict[str, float]
     """Source name -> weight inside the category."""
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """T: a source of n samples has its weight times n^(1/T), as in T5 (arXiv 1910.10683, section 3.5.2). 1: in
+    proportion to size; large: nearly the weights alone; None: the weights alone."""
 
 
 class Group(Settings):
@@ -132,6 +135,11 @@ class Stage(Settings):
     picture: dict[str, Any] = {}
     """Overrides of the recipe's `picture` block for this stage."""
     mixture: dict[str, Group]
+    unit: Literal["samples", "target_tokens"] = "samples"
+    """What the mixture's weights are shares of: samples (as in the paper), or tokens that are trained on."""
+    epochs: dict[str, float] = {}
+    """Source -> most passes over it in this stage (1.5: one and a half). Then its share goes to the others of its
+    category, else to the group's other categories, else to the other groups."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 
@@ -145,6 +153,16 @@ class Stage(Settings):
                 raise ValueError(f"weights of group {name!r} sum to zero; give one of its sources a weight above 0")
         if not sum(group.weight for group in self.mixture.values()):
             raise ValueError("weights of the mixture sum to zero; give one group a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _epochs(self) -> Stage:
+        drawn = [s for group in self.mixture.values() for c in group.categories.values() for s in c.sources]
+        for source, most in self.epochs.items():
+            if source not in drawn:
+                raise ValueError(f"epochs names {source!r}, which the mixture does not{closest(source, drawn)}")
+            if not 0 < most < float("inf"):
+                raise ValueError(f"epochs of {source!r} is {most}; give a number above 0, or leave it out for no limit")
         return self
 
 

@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml                      resolved copy
     stages/NAME/step-000200/         DCP checkpoints     stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
+                                                         (target_tokens.json where they are what is mixed by)
     model/                           the newest finished stage as a transformers folder
     evaluation/NAME.json             scores with pictures and with blank ones
     report.html
@@ -13,8 +14,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from .. import recipe as recipes
 from ..data.loader import PackedLoader
 from ..data.mixture import Mixture
-from ..data.sources import SourceData, open_source
+from ..data.open import base_tokenizer, mean_targets, open_recipe, stage_mixture, stage_processor
+from ..data.skips import SkipLedger
+from ..data.sources import SourceData
 from ..errors import UserError
 from ..files import write_atomically
-from ..image import Tiling
 from ..model import MM15ForConditionalGeneration, build
 from ..model.loading import quiet
-from ..processor import MM15Processor, build_processor
+from ..processor import MM15Processor
 from ..recipe import Recipe
 from ..regions import Coordinates
 from ..text import tokenizer as tokenizers
@@ -40,10 +43,6 @@ from .loop import Step, train
 from .metrics import Metrics
 from .optim import make_optimizer
 from .progress import StageProgress
-
-TOKENIZER_TEXTS = 4_000
-"""How many texts of the recipe's sources a tokenizer from scratch is trained on."""
-
 
 MAY_CHANGE = ("workers:", "checkpoint.", "evaluation.")
 """Settings that a resumed run may have changed: they do not change what is learnt."""
@@ -57,7 +56,9 @@ def run(recipe: Recipe, out: Path, *, only: str | None = None, evaluate: Callabl
     """
     if only is not None and only not in recipe.stages:
         raise UserError(f"no stage {only!r} in recipe {recipe.name!r}; its stages: {', '.join(recipe.stages)}")
-    sources = {name: open_source(settings, name) for name, settings in recipe.sources.items()}
+    sources = open_recipe(recipe).sources
+    for name in recipe.stages:
+        _check_mixture(recipe, name, sources)
     world = parallel.start()
     if recipe.threads is not None and world.device.type == "cpu":
         torch.set_num_threads(recipe.threads)
@@ -101,36 +102,17 @@ def _claim(recipe: Recipe, out: Path, world: parallel.World) -> None:
     world.barrier()
 
 
-def make_tokenizer(recipe: Recipe, out: Path, sources: dict[str, SourceData], world: parallel.World) -> Any:
-    """The decoder's tokenizer, or one trained on the run's sources; kept in the run folder for resuming."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+def make_tokenizer(recipe: Recipe, out: Path, sources: Mapping[str, SourceData], world: parallel.World) -> Any:
+    """The recipe's tokenizer; kept in the run folder for resuming."""
+    from transformers import PreTrainedTokenizerFast
 
     kept = out / "tokenizer"
-    settings = recipe.model.tokenizer
     coordinates = Coordinates(**recipe.coordinates.model_dump())
     if not kept.exists() and world.is_main:
-        if settings.vocab_size is not None:
-            tokenizer = tokenizers.train(_texts(sources), vocab_size=settings.vocab_size)
-        else:
-            from ..model.pretrained import resolve
-
-            name = settings.weights or recipe.model.decoder.weights
-            if name is None:
-                raise UserError(
-                    "model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none"
-                )
-            tokenizer = AutoTokenizer.from_pretrained(resolve(name))  # type: ignore[assignment]
-        _replace_folder(kept, tokenizers.prepare(tokenizer, coordinates=coordinates).save_pretrained)
+        tokenizer = tokenizers.prepare(base_tokenizer(recipe, sources), coordinates=coordinates)
+        _replace_folder(kept, tokenizer.save_pretrained)
     world.barrier()
     return tokenizers.prepare(PreTrainedTokenizerFast.from_pretrained(kept), coordinates=coordinates)
-
-
-def _texts(sources: dict[str, SourceData]) -> Iterator[str]:
-    """The words of an even sample of every source."""
-    each = max(TOKENIZER_TEXTS // max(len(sources), 1), 1)
-    for source in sources.values():
-        for index in range(min(each, len(source))):
-            yield " ".join(part.content for part in source[index].parts if isinstance(part.content, str))
 
 
 def make_model(recipe: Recipe, tokenizer: Any, *, tile: int) -> MM15ForConditionalGeneration:
@@ -143,16 +125,6 @@ def make_model(recipe: Recipe, tokenizer: Any, *, tile: int) -> MM15ForCondition
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
         pad_token_id=tokenizer.pad_token_id,
         coordinates=recipe.coordinates.model_dump(),
-    )
-
-
-def stage_processor(recipe: Recipe, stage: str, tokenizer: Any) -> MM15Processor:
-    """The processor of a stage: the recipe's pictures with the stage's overrides."""
-    return build_processor(
-        tokenizer,
-        tiling=Tiling(**recipe.stage_picture(stage).model_dump()),
-        coordinates=Coordinates(**recipe.coordinates.model_dump()),
-        tokens_per_tile=recipe.model.connector.tokens,
     )
 
 
@@ -169,17 +141,12 @@ def start_stage(recipe: Recipe, stage: str, former: Path | None, tokenizer: Any)
     return model
 
 
-def stage_seed(recipe: Recipe, stage: str) -> int:
-    """The seed of a stage's data: stages that share a source shall not start with the same samples of it."""
-    return recipe.seed + 1_000_003 * list(recipe.stages).index(stage)
-
-
 def _train_stage(
     recipe: Recipe,
     name: str,
     model: MM15ForConditionalGeneration,
     processor: MM15Processor,
-    sources: dict[str, SourceData],
+    sources: Mapping[str, SourceData],
     out: Path,
     world: parallel.World,
 ) -> None:
@@ -192,9 +159,9 @@ def _train_stage(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
     parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
     optimizer = make_optimizer(model.parameters(), stage.optimizer)
-    mixture = Mixture.of_stage(
-        stage, {key: len(source) for key, source in sources.items()}, seed=stage_seed(recipe, name)
-    )
+    means = _means(recipe, name, processor, sources, folder, world)
+    mixture = stage_mixture(recipe, name, sources, means=means)
+    skips = SkipLedger(folder / "skipped.jsonl") if world.is_main else None
     loader = PackedLoader(
         mixture,
         sources,
@@ -205,13 +172,15 @@ def _train_stage(
         workers=recipe.workers,
         rank=world.rank,
         world_size=world.size,
+        on_skip=None if skips is None else skips.add,
     )
     if newest is not None and state is not None:
         checkpoint.load(newest, model=model, optimizer=optimizer, world=world)
         loader.load_state_dict(state["loader"])
     metrics = Metrics(folder / "metrics.jsonl")
-    if world.is_main:
+    if skips is not None:
         metrics.rewind(done)
+        skips.rewind(state["loader"]["next"] if state else 0)
 
     with StageProgress(name, done, stage.steps, shown=world.is_main) as progress:
 
@@ -221,8 +190,9 @@ def _train_stage(
             progress.update(step)
             if step.step % recipe.checkpoint.every == 0 or step.step == stage.steps:
                 reached = {"loader": loader.state_dict(), "fingerprint": recipes.fingerprint(recipe)}
-                if world.is_main:
-                    _write_ledgers(folder, loader, mixture)
+                if skips is not None:
+                    skips.save()
+                    _write_shares(folder, loader, mixture)
                 checkpoint.save(
                     folder,
                     step.step,
@@ -235,15 +205,47 @@ def _train_stage(
 
         if done < stage.steps:
             train(model, optimizer, iter(loader), stage=stage, first=done + 1, bf16=bf16, world=world, on_step=on_step)
+    if skips is not None:
+        skips.close()
     export(model, processor, out / "model", world, receipt={"recipe": recipe.name, "stage": name})
 
 
-def _write_ledgers(folder: Path, loader: PackedLoader, mixture: Mixture) -> None:
-    """What the mixture asked and what came, and every sample that was skipped and why."""
+def _check_mixture(recipe: Recipe, name: str, sources: Mapping[str, SourceData]) -> None:
+    """UserError for a stage's mixture that cannot be drawn from, or that surely ends before the stage does."""
+    stage = recipe.stages[name]
+    mixture = stage_mixture(recipe, name, sources, means=dict.fromkeys(sources, Fraction(1)))
+    rows = stage.steps * stage.batch.rows
+    if mixture.length is not None and mixture.length < rows:
+        raise UserError(
+            f"stage {name!r} needs {rows:,} rows of at least one sample, and the epochs of its sources allow "
+            f"{mixture.length:,} samples; raise stages.{name}.epochs or take fewer steps"
+        )
+
+
+def _means(
+    recipe: Recipe,
+    name: str,
+    processor: MM15Processor,
+    sources: Mapping[str, SourceData],
+    folder: Path,
+    world: parallel.World,
+) -> dict[str, Fraction] | None:
+    """Mean target tokens of the sources, when the stage mixes by them; kept, so that a resumed run has the same."""
+    if recipe.stages[name].unit != "target_tokens":
+        return None
+    kept = folder / "target_tokens.json"
+    if world.is_main and not kept.exists():
+        means = mean_targets(recipe, name, sources, processor)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps({source: str(mean) for source, mean in means.items()}, indent=1))
+    world.barrier()
+    return {source: Fraction(mean) for source, mean in json.loads(kept.read_text()).items()}
+
+
+def _write_shares(folder: Path, loader: PackedLoader, mixture: Mixture) -> None:
+    """What the mixture asked and what came."""
     shares = {"asked": mixture.shares, "groups": mixture.groups, "realised": loader.realised}
     write_atomically(folder / "mixture.json", json.dumps(shares, indent=1, default=asdict))
-    lines = "".join(json.dumps(line, default=asdict) + "\n" for line in loader.skipped)
-    write_atomically(folder / "skipped.jsonl", lines)
 
 
 def export(

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ..errors import UserError
+from .errors import UserError
 
 _log = logging.getLogger(__name__)
 
