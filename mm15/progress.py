@@ -46,7 +46,7 @@ class Bar:
         now = time.monotonic()
         if not self._shown or now - self._began < PATIENCE_SECONDS:
             return
-        rate = (done - self.first) / (now - self._began)
+        rate = (done - self.first) / max(now - self._began, 1e-9)
         note = f"{rate:,.1f} {self.unit}/s" if note is None else note
         if sys.stderr.isatty():
             self._draw(done, note)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from tars import opened, pairs, picture, shown, tar
 
-from mm15.data.sources import SourceData, webdataset
+from mm15 import progress
+from mm15.data.sources import SourceData
 from mm15.data.sources import tar as indexing
 from mm15.errors import UserError
 from mm15.regions import Box, Region
@@ -314,7 +315,7 @@ def test_a_bar_shows_only_when_opening_takes_long(tmp_path: Path, monkeypatch: p
 
     for patience, bar in ((2.0, False), (-1.0, True)):
         monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-        monkeypatch.setattr(webdataset, "_SHOW_AFTER", patience)
+        monkeypatch.setattr(progress, "PATIENCE_SECONDS", patience)
         opened(tar(tmp_path / f"{bar}.tar", pairs(2)))
         assert ("indexing tars" in terminal.getvalue()) is bar
 

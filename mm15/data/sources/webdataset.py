@@ -278,4 +278,5 @@ def _index_all(shards: list[str]) -> list[tuple[TarIndex, int]]:
         found: list[tuple[TarIndex, int]] = []
         for shard in shards:
             found.append(index_tar(shard, lambda _at: bar.update(len(found))))
+            bar.update(len(found))
         return found
