@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ..regions import Box, Point, Region
+from ..regions import Box, Point, Region, Shape
 
 PALETTE = ("#e8590c", "#1c7ed6", "#2b8a3e", "#c2255c", "#7048e8", "#0b7285", "#f08c00", "#495057")
 """Colours of the regions in turn, when none are given."""
@@ -52,7 +53,7 @@ def draw_regions(
     if factor > 1:
         canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    unit = math.sqrt(canvas.width * canvas.height) / 270
+    unit = _unit(canvas.size, [region.shape for region in regions], factor)
     marks = list(zip(regions, _pens(pens, len(regions)), strict=True))
     for region, pen in marks:
         width = max(2, round(1.4 * unit * pen.weight))
@@ -65,6 +66,13 @@ def draw_regions(
         if region.label:
             _label(draw, canvas.size, region, factor=factor, unit=unit, colour=pen.colour, taken=taken)
     return canvas
+
+
+def _unit(size: tuple[int, int], shapes: Sequence[Shape], factor: int) -> float:
+    """What lines and letters are measured in: a share of the picture, less where boxes are low (words of a page)."""
+    heights = [(shape.y2 - shape.y1) * factor for shape in shapes if isinstance(shape, Box)]
+    whole = math.sqrt(size[0] * size[1]) / 270
+    return min(whole, max(1.6, statistics.median(heights) / 7)) if heights else whole
 
 
 def enlargement(size: tuple[int, int]) -> int:
