@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 class Bar:
     """Shows `done` of `total` things of a job; `unit` names them. `shown=False` shows nothing at all."""
 
-    def __init__(self, label: str, *, total: int, done: int = 0, unit: str = "", shown: bool = True) -> None:
+    def __init__(self, label: str, *, total: int = 0, done: int = 0, unit: str = "", shown: bool = True) -> None:
         self.label, self.total, self.first, self.unit = label, total, done, unit
         self._shown = shown
         self._began = self._last = time.monotonic()
@@ -41,8 +41,10 @@ class Bar:
         if self._progress:
             self._progress.stop()
 
-    def update(self, done: int, note: str | None = None) -> None:
-        """`done` things are done; `note` stands beside the count in place of the rate."""
+    def update(self, done: int, note: str | None = None, *, total: int | None = None) -> None:
+        """`done` things are done; `note` stands beside the count in place of the rate; `total` if it has become
+        known."""
+        self.total = self.total if total is None else total
         now = time.monotonic()
         if not self._shown or now - self._began < PATIENCE_SECONDS:
             return
@@ -63,7 +65,7 @@ class Bar:
             self._progress = Progress(*columns, *more, console=Console(stderr=True), auto_refresh=False, transient=True)
             self._task = self._progress.add_task(self.label, total=self.total, completed=self.first, note="")
             self._progress.start()
-        self._progress.update(self._task, completed=done, note=note, refresh=True)
+        self._progress.update(self._task, completed=done, total=self.total, note=note, refresh=True)
 
 
 def track(things: Iterable[Item], label: str, *, total: int, unit: str = "") -> Iterator[Item]:

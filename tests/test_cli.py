@@ -160,5 +160,5 @@ def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert told.splitlines()[-1] == "mm15: interrupted; the same command continues from the last checkpoint"
+    assert told.splitlines()[-1] == "mm15: interrupted; the same command goes on from what was saved"
     assert "Traceback" not in told

@@ -355,3 +355,13 @@ def test_world_settings_that_do_not_exist() -> None:
         open_source(TypeAdapter(Source).validate_python({"format": "world", "kind": "grond"}), "mine")
     with pytest.raises(UserError, match="level 9"):
         world(level=9)
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2, 3])
+def test_a_turn_that_says_nothing_is_an_error_not_a_merger(tmp_path: Path, silent: int) -> None:
+    said = ["How many?", "Two.", "And now?", "Three."]
+    said[silent] = ""
+    speakers = ["human", "gpt", "human", "gpt"]
+    row = {"conversations": [{"from": who, "value": what} for who, what in zip(speakers, said, strict=True)]}
+    with pytest.raises(UserError, match=r"line 1: a turn of the (user|assistant) says nothing"):
+        llava(tmp_path, row)[0]

@@ -277,7 +277,7 @@ def main() -> None:
         _note(f"mm15: {' '.join(error.format_message().split())}; see mm15 --help")  # type: ignore[attr-defined]
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        _note("mm15: interrupted; the same command continues from the last checkpoint")
+        _note("mm15: interrupted; the same command goes on from what was saved")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)

@@ -82,9 +82,13 @@ def show(
 
 
 def speak(turn: Turn, contents: Iterable[Content]) -> Iterator[Part]:
-    """The parts of a turn."""
+    """The parts of a turn. UserError when it has none, because the turns around it would become one."""
+    empty = turn.role is not Role.SYSTEM
     for content in contents:
+        empty = False
         yield Part(content, turn.role, turn.target and not isinstance(content, Image | Video))
+    if empty:
+        raise UserError(f"a turn of the {turn.role.value} says nothing; write what is missing or drop the row")
 
 
 def fill(
