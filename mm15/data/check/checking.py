@@ -23,7 +23,7 @@ from .findings import Finding, Kind
 from .looking import Budget, Seen, SourcePlan, View, look_through
 from .report import Histogram, PictureRef, Report, SourceSummary, histogram
 from .samples import TextRules
-from .table import Table, leaks, place, repeats
+from .table import Table, leaks, repeats
 
 GENERATED = 1000
 """So many samples are looked at of a source that is generated: the same function makes every one."""
@@ -195,7 +195,7 @@ def _located(finding: Finding, sources: Mapping[str, SourceData]) -> Finding:
     """With its file and line, which the messages of sources begin with."""
     if finding.index < 0 or finding.source not in sources:
         return finding
-    where, message = place(sources[finding.source], finding.index), finding.message
+    where, message = sources[finding.source].where(finding.index), finding.message
     if finding.kind is Kind.ROW and message.startswith(where):
         rest = message.removeprefix(where)
         named = _ID.match(rest)

@@ -150,20 +150,12 @@ def _sample_numbers(table: Table, name: str) -> np.ndarray:
 
 
 def _told(table: Table, spot: Spot) -> str:
-    where = place(table.sources[spot.source], spot.index)
+    where = table.sources[spot.source].where(spot.index)
     return where if spot.number < 0 else f"picture {spot.number} of {where}"
 
 
 def _plain(spot: Spot) -> dict[str, Any]:
     return {"source": spot.source, "index": spot.index, "picture": max(spot.number, 0)}
-
-
-def place(source: SourceData, index: int) -> str:
-    """Where a sample stands: file and line, or member; at least the source and the index."""
-    for told in (getattr(source, "where", None), getattr(getattr(source, "rows", None), "where", None)):
-        if callable(told):
-            return str(told(index))
-    return f"{source.name}[{index}]"
 
 
 # ---------------------------------------------------------------------------------------------------------------- leaks

@@ -38,6 +38,10 @@ class SourceData(Protocol):
         """Sample `index`, the same each time. Raises UserError when the row cannot be used."""
         ...
 
+    def where(self, index: int) -> str:
+        """The place of sample `index`, for people: file and line, tar and key, ... Also of one that cannot be read."""
+        ...
+
 
 def open_source(settings: Source, name: str) -> SourceData:
     """The source of a recipe's block. Raises UserError when its file is missing, empty or not of the format."""

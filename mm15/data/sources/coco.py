@@ -83,15 +83,22 @@ class CocoData:
     def __len__(self) -> int:
         return len(self._order) if self.task == "caption" else len(self._images)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Sample `index`; UserError when its picture has nothing to say."""
+    def where(self, index: int) -> str:
+        """File and line of the picture's row."""
+        return self._where(self._images, self._number(index))
+
+    def _number(self, index: int) -> int:
+        """The picture of a sample."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.file.address}")
+        return int(np.searchsorted(self._firsts, index, side="right")) - 1 if self.task == "caption" else index
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; UserError when its picture has nothing to say."""
+        number = self._number(index)
         if self.task == "caption":
-            number = int(np.searchsorted(self._firsts, index, side="right")) - 1
             notes = [self._row(self._notes, int(self._order[index]))]
         else:
-            number = index
             notes = [
                 self._row(self._notes, int(note)) for note in self._order[self._firsts[index] : self._firsts[index + 1]]
             ]

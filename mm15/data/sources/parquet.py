@@ -65,11 +65,15 @@ class ParquetData:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def where(self, index: int) -> str:
+        """Path and row."""
+        return f"{self.settings.path} row {index}"
+
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`; UserError with the number of its row when it cannot be used."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in source {self.name!r}")
-        where = f"{self.settings.path} row {index}"
+        where = self.where(index)
         found = self.rows[index].to_pylist()[0]
         row = {ours: found[theirs] if theirs else None for ours, theirs in self.columns.items()}
         try:

@@ -173,6 +173,10 @@ class JsonSource:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def where(self, index: int) -> str:
+        """File and line."""
+        return self.rows.where(index)
+
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`; UserError with file, line and id when the row cannot be used."""
         row = self.rows[index]

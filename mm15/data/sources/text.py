@@ -56,6 +56,10 @@ class LineData:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def where(self, index: int) -> str:
+        """File and line."""
+        return self.lines.where(index)
+
     def __getitem__(self, index: int) -> Sample:
         """Line `index` as a document."""
         return Sample(str(index), self.name, document(self.lines.text(index).rstrip("\r\n")))
@@ -80,6 +84,10 @@ class FileData:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def where(self, index: int) -> str:
+        """The file."""
+        return self.files[index].address
 
     def __getitem__(self, index: int) -> Sample:
         """File `index` as a document. UserError for an empty file and what is not UTF-8."""

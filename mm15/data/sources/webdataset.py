@@ -132,15 +132,23 @@ class WebDatasetData:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Sample:
-        """Sample `index`; UserError with tar and key when it cannot be used."""
+    def where(self, index: int) -> str:
+        """Tar and key."""
+        shard, inside = self._find(index)
+        return f"{self.shards[shard]} sample {self.indexes[shard].key(inside)!r}"
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and its number in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in source {self.name!r}")
         shard = bisect_right(self._ends, index)
-        tar = self.indexes[shard]
-        inside = index - (self._ends[shard - 1] if shard else 0)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; UserError with tar and key when it cannot be used."""
+        shard, inside = self._find(index)
+        tar, where = self.indexes[shard], self.where(index)
         key = tar.key(inside)
-        where = f"{self.shards[shard]} sample {key!r}"
         try:
             sample = self._read(f"{index}:{key}", Members(self.shards[shard], key, tar.members(inside)))
         except UserError as error:

@@ -27,6 +27,10 @@ class WorldData:
     def __len__(self) -> int:
         return self.settings.samples
 
+    def where(self, index: int) -> str:
+        """The source and the number."""
+        return f"{self.name}[{index}]"
+
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the task."""
         from ...world import blank, make
