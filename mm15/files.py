@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -14,3 +17,26 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+class WholeOrNothing(ABC):
+    """A writer of files. A `with` block closes it, and aborts it when an exception goes through."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the files and put them under their names."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Leave nothing behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from ...errors import UserError
+from ...files import WholeOrNothing
 from ...recipe import FileSource
 from ...regions import Region
 from ...sample import Part, Role, Sample
@@ -19,8 +19,8 @@ from ..sources.regions import Sizes, convention_of, read_parts
 from .fidelity import META, SYSTEM, differences
 
 
-class Writer(ABC):
-    """`add` samples, then `close`; leaving a `with` block closes, or leaves nothing when an exception goes through it.
+class Writer(WholeOrNothing):
+    """`add` samples, then `close`, or use it in a `with` block.
 
     `settings` is the source block that reads the file back; its `regions` is the convention of places in texts.
     """
@@ -51,25 +51,6 @@ class Writer(ABC):
     @abstractmethod
     def _write(self, sample: Sample, sizes: Sizes) -> list[str]:
         """Append a sample from which nothing has to be left out; `sizes` are those of its pictures."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Finish the files and put them under their names."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Leave nothing behind."""
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _compare(self, sample: Sample, again: Iterable[Part], sizes: Sizes) -> list[str]:
         """What is lost between a sample and the parts a reader makes of its row, places in texts not yet read."""

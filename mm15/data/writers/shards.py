@@ -22,16 +22,16 @@ import io
 import json
 import os
 import tarfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image as PILImage
 
 from ...errors import UserError
+from ...files import WholeOrNothing
 from ...image import open_picture, picture_size
 from ...sample import Image, Sample
 from ..native import to_row
@@ -66,8 +66,8 @@ def open_shard(path: Path, *, to: Literal["webdataset", "parquet"]) -> ShardWrit
     return (TarShard if to == "webdataset" else ParquetShard)(path)
 
 
-class ShardWriter(ABC):
-    """Add samples, then `close`; leaving a `with` block closes, and leaves nothing when an exception went through it.
+class ShardWriter(WholeOrNothing):
+    """`add` samples, then `close`, or use it in a `with` block.
 
     `samples`: how many were added. `bytes`: what they take, pictures and rows (parquet: before compression); it only
     depends on the samples, so that a limit on it cuts a dataset alike every time.
@@ -119,17 +119,6 @@ class ShardWriter(ABC):
         """Leave nothing behind."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     @abstractmethod
     def _name(self, number: int, extension: str) -> str:
