@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from traceback import StackSummary
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mm15 import recipe
@@ -128,6 +130,32 @@ def test_a_run_continues_with_other_workers_and_checkpoints(tmp_path: Path) -> N
     run(other, tmp_path / "run", only="continual")
     assert recipe.load(tmp_path / "run" / "recipe.yaml") == other
     assert len(read(tmp_path / "run/stages/continual/metrics.jsonl")) == 6
+
+
+def test_frozen_parts_stay_and_the_others_learn(finished: Path, tmp_path: Path) -> None:
+    """In one stage only; and a run that was stopped in it goes on the same way."""
+    frozen = ["stages.continual.freeze=[vision, decoder]", "stages.continual.schedule.warmup=0"]
+    settings = recipe.load(HERE / "tiny.yaml", [*frozen, "checkpoint.keep=9"])
+    run(settings, tmp_path / "run", only="continual")
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    run(settings, tmp_path / "start", only="pretrain")
+    before = load_file(tmp_path / "start" / "model" / "model.safetensors")
+    same = {
+        name for name, tensor in weights.items() if tensor.shape == before[name].shape and tensor.equal(before[name])
+    }
+    resized = {name for name, tensor in weights.items() if tensor.shape != before[name].shape}
+    assert {name.split(".")[0] for name in set(weights) - same - resized} == {"connector"}
+    assert {name.split(".")[-2] for name in resized} == {"connector", "position_embedding"}  # the tile grew
+    losses = read(tmp_path / "run/stages/continual/metrics.jsonl")
+    stages = tmp_path / "run" / "stages" / "continual"
+    for step in (4, 6):
+        shutil.rmtree(stages / f"step-{step:06d}")
+    shutil.rmtree(tmp_path / "run" / "model")
+    run(settings, tmp_path / "run", only="continual")
+    again = read(stages / "metrics.jsonl")
+    assert [line["loss"] for line in again] == [line["loss"] for line in losses]
+    with pytest.raises(UserError, match="freeze names every part"):
+        recipe.load(HERE / "tiny.yaml", ["stages.sft.freeze=[vision, connector, decoder]"])
 
 
 def test_a_run_keeps_what_it_promises(finished: Path) -> None:

@@ -140,8 +140,16 @@ class Stage(Settings):
     epochs: dict[str, float] = {}
     """Source -> most passes over it in this stage (1.5: one and a half). Then its share goes to the others of its
     category, else to the group's other categories, else to the other groups."""
+    freeze: tuple[Literal["vision", "connector", "decoder"], ...] = ()
+    """Parts of the model that this stage leaves as they are."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _trains(self) -> Stage:
+        if {"vision", "connector", "decoder"} <= set(self.freeze):
+            raise ValueError("freeze names every part of the model; leave one out, or drop the stage")
+        return self
 
     @model_validator(mode="after")
     def _weights(self) -> Stage:

@@ -155,6 +155,8 @@ def _train_stage(
     newest = checkpoint.latest(folder)
     state = None if newest is None else checkpoint.read_state(newest)
     done = state["step"] if state else 0
+    for part in stage.freeze:
+        getattr(model, part).requires_grad_(False)
     torch.nn.Module.to(model, world.device)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
     parallel.shard(model, world, bf16=bf16 and world.device.type == "cuda")
