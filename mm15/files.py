@@ -22,9 +22,17 @@ def write_atomically(path: Path, text: str) -> None:
 class WholeOrNothing(ABC):
     """A writer of files. A `with` block closes it, and aborts it when an exception goes through."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Finish the files and put them under their names."""
+        """Finish the files and put them under their names; leave nothing when that fails."""
+        try:
+            self._finish()
+        except BaseException:
+            self.abort()
+            raise
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what stands at the end, and put the files under their names."""
 
     @abstractmethod
     def abort(self) -> None:

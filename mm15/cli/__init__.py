@@ -17,6 +17,7 @@ import typer
 
 from ..errors import UserError
 from .data import data
+from .output import Json, note, save, say
 
 if TYPE_CHECKING:
     from ..generate.conversation import Conversation, Reply
@@ -38,8 +39,6 @@ _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if ki
 
 INTERRUPTED = 130
 """Status of a command that Ctrl-C ended, as shells have it."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @app.command()
@@ -64,8 +63,8 @@ def run(
         page = write_report(folder)
         scores = folder / "evaluation" / f"{stage or list(settings.stages)[-1]}.json"
         if scores.exists():
-            _say(summary(scores))
-        _say(f"report: {page}\nmodel:  {folder / 'model'}\ntry:    mm15 chat {folder} PICTURE")
+            say(summary(scores))
+        say(f"report: {page}\nmodel:  {folder / 'model'}\ntry:    mm15 chat {folder} PICTURE")
 
 
 @app.command()
@@ -108,8 +107,8 @@ def chat(
     if draw is not None:
         from ..image.marking import draw_regions
 
-        _save(draw_regions(opened[-1], [r for r in reply.regions if r.image == len(opened) - 1]), draw)
-    _say(jsonlib.dumps(_reply(reply)) if json else _readable(reply))
+        save(draw_regions(opened[-1], [r for r in reply.regions if r.image == len(opened) - 1]), draw)
+    say(jsonlib.dumps(_reply(reply)) if json else _readable(reply))
 
 
 @app.command()
@@ -125,7 +124,7 @@ def evaluate(
     from ..evaluate.stage import evaluate_model
 
     results = evaluate_model(model, recipe=recipe, tasks=tasks, group=group, limit=limit)
-    _say(jsonlib.dumps(results.as_dict()) if json else results.table())
+    say(jsonlib.dumps(results.as_dict()) if json else results.table())
 
 
 @app.command()
@@ -137,7 +136,7 @@ def report(
 
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: not a run folder (no recipe.yaml)")
-    _say(str(write_report(run)))
+    say(str(write_report(run)))
 
 
 @app.command()
@@ -167,8 +166,8 @@ def tiles(
     told = explain(width, height, tiling)
     if draw is not None:
         opened = None if size else open_picture(Image(picture), where=picture)
-        _save(draw_grid(opened, plan(width, height, tiling)), draw)
-    _say(jsonlib.dumps(told) if json else describe(told))
+        save(draw_grid(opened, plan(width, height, tiling)), draw)
+    say(jsonlib.dumps(told) if json else describe(told))
 
 
 @app.command()
@@ -181,11 +180,11 @@ def recipe(
     from .. import recipe as recipes
 
     if schema:
-        _say(jsonlib.dumps(recipes.schema(), indent=1))
+        say(jsonlib.dumps(recipes.schema(), indent=1))
     elif name is None:
-        _say("\n".join(recipes.shipped()))
+        say("\n".join(recipes.shipped()))
     else:
-        _say(recipes.dump(recipes.load(name, overrides or [])).rstrip())
+        say(recipes.dump(recipes.load(name, overrides or [])).rstrip())
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
@@ -215,16 +214,16 @@ def _inside(place: Box | Point, size: tuple[int, int]) -> None:
 
 def _converse(conversation: Conversation, pictures: list[Any], places: list[Any]) -> None:
     """Lines from stdin to the model until end of file; the pictures go with the first."""
-    _note("Ask about the picture; an empty line or Ctrl-D ends.")
+    note("Ask about the picture; an empty line or Ctrl-D ends.")
     while True:
         if sys.stdin.isatty():
-            _note("> ", end="")
+            note("> ", end="")
         line = sys.stdin.readline().strip()
         if not line:
             return
         reply = conversation.ask(line, images=pictures, regions=places)
         pictures, places = [], []
-        _say(_readable(reply))
+        say(_readable(reply))
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
@@ -246,23 +245,6 @@ def _readable(reply: Reply) -> str:
     return "\n".join(lines)
 
 
-def _save(picture: Any, path: Path) -> None:
-    try:
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        path.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error}") from None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _note(text: str, end: str = "\n") -> None:
-    sys.stderr.write(text + end)
-    sys.stderr.flush()
-
-
 def main() -> None:
     """Entry point: errors the user can mend become one line and status 2."""
     try:
@@ -271,13 +253,13 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except UserError as error:
-        _note(f"mm15: {' '.join(str(error).split())}")
+        note(f"mm15: {' '.join(str(error).split())}")
         sys.exit(2)
     except _USAGE as error:
-        _note(f"mm15: {' '.join(error.format_message().split())}; see mm15 --help")  # type: ignore[attr-defined]
+        note(f"mm15: {' '.join(error.format_message().split())}; see mm15 --help")  # type: ignore[attr-defined]
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        _note("mm15: interrupted; the same command goes on from what was saved")
+        note("mm15: interrupted; the same command goes on from what was saved")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from .building import (
     run_builds,
     share_of,
 )
+from .output import Json, save, say
 from .recaption import recaption
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ data = typer.Typer(name="data", help="Build, convert, show and check datasets.",
 build = typer.Typer(name="build", help="Make a dataset from files of your own.", no_args_is_help=True)
 data.add_typer(build, name="build")
 data.command()(recaption)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @data.command()
@@ -322,14 +320,13 @@ def _show_sample(settings: Recipe, source: str, number: int, draw: Path | None, 
     from ..data.sources import open_source
     from ..data.view import describe_sample, draw_sample, read_sample, sample_at
     from ..recipe.settings import closest
-    from . import _save
 
     if source not in settings.sources:
         raise UserError(f"recipe {settings.name!r} has no source {source!r}{closest(source, list(settings.sources))}")
     found = sample_at(open_source(settings.sources[source], source), number)
     told = describe_sample(found)
     if draw is not None:
-        _save(draw_sample(found), draw)
+        save(draw_sample(found), draw)
     say(jsonlib.dumps(told) if json else read_sample(told))
 
 
@@ -338,8 +335,3 @@ def _bar(numbers: Sequence[int], label: str, unit: str) -> Iterable[int]:
     from ..progress import track
 
     return track(numbers, label, total=len(numbers), unit=unit)
-
-
-def say(text: str) -> None:
-    """One line (or document) of result on stdout."""
-    sys.stdout.write(text + "\n")

@@ -11,12 +11,11 @@ import typer
 
 from ..errors import UserError
 from .building import EngineName, To, ToOption, run_builds
+from .output import Json
 
 if TYPE_CHECKING:
     from ..corpora.recaption import Captioner
     from ..recipe import Source
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 class CaptionForm(StrEnum):

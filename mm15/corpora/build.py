@@ -134,7 +134,7 @@ def build(
         "shard_samples": shard_samples,
         "shard_bytes": shard_bytes,
     }
-    with _room(out):
+    with alone_in(out, ".lock", busy="another build is writing here"):
         report = _load(out, identity)
         if report.source:
             return report
@@ -154,6 +154,21 @@ def is_heldout(key: str, share: float) -> bool:
     """Whether what `key` names (a file's digest, a seed) is kept for evaluation: about `share` of all keys are, each
     always or never, whatever else there is."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
+
+
+@contextmanager
+def alone_in(out: Path, lock_name: str, *, busy: str) -> Iterator[None]:
+    """The folder `out`, made if need be and ours alone; UserError saying `busy` while another process has it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / lock_name, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{out}: {busy}; wait for it or give another --out") from None
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+    with lock:
+        yield
 
 
 def name_of(item: Item) -> str:
@@ -242,21 +257,6 @@ class _Shards:
         self.skips.flush()
         os.fsync(self.skips.fileno())
         _save(self.out, self.identity, self.report)
-
-
-@contextmanager
-def _room(out: Path) -> Iterator[None]:
-    """The folder `out`, ours alone while we are in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{out}: another build is writing here; wait for it or give another --out") from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    with lock:
-        yield
 
 
 def _load(out: Path, identity: dict[str, Any]) -> BuildReport:

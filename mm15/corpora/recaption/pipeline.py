@@ -13,14 +13,12 @@ A question that went unanswered for reasons that may pass is an error in the end
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 
 from ...data.sources import SourceData
@@ -28,7 +26,7 @@ from ...errors import UserError
 from ...image import open_picture
 from ...progress import Bar
 from ...sample import Image, Sample, assistant, document, user
-from ..build import Made, Skip
+from ..build import Made, Skip, alone_in
 from .alike import Alike
 from .answers import Answers, key_of, picture_digest
 from .captioners import Answer, Captioner, Question
@@ -78,7 +76,7 @@ def recaption(
     filters = filters or Filters()
     number = len(source) if limit is None else min(limit, len(source))
     asks = [(prompt, draw) for prompt in prompts for draw in range(draws)]
-    with _alone(out):
+    with alone_in(out, ".asking", busy="another recaption is at work here"):
         known = Answers(answers or out / "answers.jsonl")
         try:
             asked, skips = ask_all(source, captioner, known, asks, number)
@@ -100,21 +98,6 @@ def recaption(
         "samples": number,
     }
     return CaptionBuilder(source, settings, choose(asked, known, filters, skips), form, prompts[0])
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """The folder `out`, with nobody else asking there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".asking", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{out}: another recaption is at work here; wait for it or give another --out") from None
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    with lock:
-        yield
 
 
 # -------------------------------------------------------------------------------------------------------------- asking

@@ -107,23 +107,19 @@ class CocoWriter(Writer):
         box = [x1, y1, x2 - x1, y2 - y1]
         return {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Join the lists; pictures appear just before the file."""
-        try:
-            out = self._out.file
-            out.write(b'\n],\n"annotations": [\n' if self.samples else b'{"images": [],\n"annotations": [\n')
-            self._notes.file.flush()
-            with open(self._notes.file.name, "rb") as notes:
-                while piece := notes.read(1 << 20):
-                    out.write(piece)
-            rows = [{"id": number, "name": label} for label, number in self._categories.items()]
-            out.write(f'\n],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n'.encode())
-            self._notes.abort()
-            self._pictures.close()
-            self._out.close()
-        except BaseException:
-            self.abort()
-            raise
+        out = self._out.file
+        out.write(b'\n],\n"annotations": [\n' if self.samples else b'{"images": [],\n"annotations": [\n')
+        self._notes.file.flush()
+        with open(self._notes.file.name, "rb") as notes:
+            while piece := notes.read(1 << 20):
+                out.write(piece)
+        rows = [{"id": number, "name": label} for label, number in self._categories.items()]
+        out.write(f'\n],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n'.encode())
+        self._notes.abort()
+        self._pictures.close()
+        self._out.close()
 
     def abort(self) -> None:
         """Leave nothing behind."""

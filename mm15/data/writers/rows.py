@@ -62,16 +62,12 @@ class RowWriter(Writer):
         pictures = Pictures(".") if self.shape.embeds else _Named(images)
         return tuple(self._reads(self.settings, pictures).parts(row))
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the file; its pictures appear just before it."""
-        try:
-            if self._list:
-                self._out.file.write(b"\n]\n" if self.samples else b"[]\n")
-            self._pictures.close()
-            self._out.close()
-        except BaseException:
-            self.abort()
-            raise
+        if self._list:
+            self._out.file.write(b"\n]\n" if self.samples else b"[]\n")
+        self._pictures.close()
+        self._out.close()
 
     def abort(self) -> None:
         """Leave nothing behind."""

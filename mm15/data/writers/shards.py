@@ -103,17 +103,13 @@ class ShardWriter(WholeOrNothing):
         self.bytes += len(text) + sum(len(data) for data, _ in pictures)
         self.samples += 1
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the file and put it under its name."""
-        try:
-            self._finish()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._partial, self.path)
-        except BaseException:
-            self.abort()
-            raise
+        self._end()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._partial, self.path)
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -129,7 +125,7 @@ class ShardWriter(WholeOrNothing):
         """Append the next sample: its row and its (name, content) of pictures."""
 
     @abstractmethod
-    def _finish(self) -> None:
+    def _end(self) -> None:
         """Write what stands at the end of the file."""
 
 
@@ -153,7 +149,7 @@ class TarShard(ShardWriter):
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         self._tar.close()
 
 
@@ -199,7 +195,7 @@ class ParquetShard(ShardWriter):
         self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._waiting = [], 0
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         if self._rows:
             self._group()
         self._parquet.close()

@@ -43,7 +43,7 @@ class ShardFile(Writer):
         self._shard.add(sample)
         return []
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the shard."""
         self._shard.close()
 
@@ -71,7 +71,7 @@ class LineFile(Writer):
         self._out.file.write(line + b"\n")
         return lost
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the file."""
         self._out.close()
 
@@ -133,14 +133,10 @@ class DocumentTar(Writer):
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the tar."""
-        try:
-            self._tar.close()
-            self._out.close()
-        except BaseException:
-            self.abort()
-            raise
+        self._tar.close()
+        self._out.close()
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -217,16 +213,12 @@ class ChatTable(Writer):
         self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._waiting = [], 0
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         """Finish the file."""
-        try:
-            if self._rows:
-                self._group()
-            self._parquet.close()
-            self._out.close()
-        except BaseException:
-            self.abort()
-            raise
+        if self._rows:
+            self._group()
+        self._parquet.close()
+        self._out.close()
 
     def abort(self) -> None:
         """Leave nothing behind."""
