@@ -13,8 +13,16 @@ from .settings import Settings, closest
 from .sources import Source
 
 
+Part = Literal["vision", "connector", "decoder"]
+"""The parts of a model, as its attributes are called."""
+
+
 class Backbone(Settings):
-    """A transformers model: weights from a folder, hub id or shipped name (`weights`), or fresh ones of `shape`."""
+    """A transformers model: weights from a folder, hub id or shipped name (`weights`), or fresh ones of `shape`.
+
+    With both, `shape` says what the checkpoint is, so that its size is known before it is fetched; where the checkpoint
+    differs, building the model stops.
+    """
 
     family: str
     weights: str | None = None
@@ -38,10 +46,13 @@ class Tokenizer(Settings):
 
 
 class Router(Settings):
-    """Weights of the two router losses of a mixture-of-experts decoder (paper section 4)."""
+    """The router of a mixture-of-experts decoder: weights of its two losses (paper section 4), and its capacity."""
 
     balance: float = 0.01
     z: float = 0.001
+    capacity: float | None = Field(default=None, gt=0)
+    """In training an expert takes at most `capacity` times its even share of a row's assignments; what is more is
+    dropped (GShard, arXiv 2006.16668, has 2.0). None: nothing is dropped."""
 
 
 class Model(Settings):
@@ -117,6 +128,24 @@ class Optimizer(Settings):
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
+    rates: dict[Part, float] = {}
+    """Part -> factor on `lr` (vision: 0.1); 1 where not named."""
+    layer_decay: dict[Part, float] = {}
+    """Part -> factor on the rate from each layer to the one before it, as in BEiT (arXiv 2106.08254); the last layer
+    has the part's whole rate. 1 where not named."""
+
+
+class Lora(Settings):
+    """Low-rank adapters (arXiv 2106.09685) by peft, instead of training the weights of `parts`.
+
+    At the end of the stage they are merged into the weights, so the next stage and the exported model are plain.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    parts: tuple[Part, ...] = ("decoder",)
+    """Parts whose linear layers get adapters and whose own weights stay as they are."""
 
 
 class Schedule(Settings):
@@ -140,8 +169,10 @@ class Stage(Settings):
     epochs: dict[str, float] = {}
     """Source -> most passes over it in this stage (1.5: one and a half). Then its share goes to the others of its
     category, else to the group's other categories, else to the other groups."""
-    freeze: tuple[Literal["vision", "connector", "decoder"], ...] = ()
+    freeze: tuple[Part, ...] = ()
     """Parts of the model that this stage leaves as they are."""
+    lora: Lora | None = None
+    """Adapters in place of whole weights; None: weights are trained."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 
@@ -187,6 +218,24 @@ class Checkpoint(Settings):
 
     every: int = 100
     keep: int = 2
+    keep_every: int | None = Field(default=None, ge=1)
+    """Keep those of every so many steps too, for good."""
+    asynchronous: bool = False
+    """Write while training goes on; costs a copy of the state in host memory."""
+
+
+class Parallel(Settings):
+    """How a run is spread over processes and memory. It changes no result beyond rounding, and may change on resume."""
+
+    replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded model (HSDP): within each the processes shard, between them gradients are summed."""
+    experts: int = Field(default=1, ge=1)
+    """Processes over which the experts of a layer are spread (expert parallelism)."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What of the forward is computed again in the backward: nothing; all but matrix products and attention; each
+    layer whole."""
+    compile: bool = False
+    """Compile the layers with torch.compile; needs a C++ compiler on a CPU."""
 
 
 class Evaluation(Settings):
@@ -216,6 +265,7 @@ class Recipe(Settings):
     stages: dict[str, Stage]
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
+    parallel: Parallel = Parallel()
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:

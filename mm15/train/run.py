@@ -44,7 +44,7 @@ from .metrics import Metrics
 from .optim import make_optimizer
 from .progress import StageProgress
 
-MAY_CHANGE = ("workers:", "checkpoint.", "evaluation.")
+MAY_CHANGE = ("workers:", "checkpoint.", "evaluation.", "parallel.")
 """Settings that a resumed run may have changed: they do not change what is learnt."""
 
 
