@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from .settings import Settings, closest
 from .sources import Source
 
-
 Part = Literal["vision", "connector", "decoder"]
 """The parts of a model, as its attributes are called."""
 
