@@ -1,15 +1,18 @@
 """Cross entropy as a sum over targets: logits in chunks at target positions only, in fp32.
 
 A step divides the sums of all its micro-batches and ranks by one count, so that how rows were split or packed does not
-matter. Legend: B rows, T tokens, H width, V vocabulary, R targets.
+matter. The gradients of a chunk are computed with its loss, while its logits exist (as Liger Kernel does, arXiv
+2410.10989): nothing of the size of the vocabulary is kept for the backward or computed twice.
+Legend: B rows, T tokens, H width, V vocabulary, R targets.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
 """The label of what is not a target."""
@@ -20,18 +23,54 @@ LOGIT_ROWS = 4096
 def target_loss(head: nn.Module, hidden_BTH: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Cross entropy summed over targets, and their number; `targets_BT` says at each token what comes next.
 
-    More than `LOGIT_ROWS` targets are taken in chunks, whose logits are computed again in the backward.
+    At most `LOGIT_ROWS` targets have logits at one time. `head` is linear without a bias; anything else (an adapted
+    head) is called, and keeps its logits.
     """
     places_R = (targets_BT != IGNORE).flatten().nonzero().flatten()
     hidden_RH = hidden_BTH.flatten(0, 1).index_select(0, places_R)
     targets_R = targets_BT.flatten().index_select(0, places_R)
     count = torch.tensor(len(places_R), device=hidden_RH.device)
-    if len(places_R) <= LOGIT_ROWS:
-        return _cross_entropy(head, hidden_RH, targets_R), count
-    total = hidden_RH.new_zeros((), dtype=torch.float32)
-    for hidden, targets in zip(hidden_RH.split(LOGIT_ROWS), targets_R.split(LOGIT_ROWS), strict=True):
-        total = total + checkpoint(_cross_entropy, head, hidden, targets, use_reentrant=False)
-    return total, count
+    if type(head) is not nn.Linear or head.bias is not None or head._forward_hooks or head._forward_pre_hooks:
+        return F.cross_entropy(head(hidden_RH).float(), targets_R, reduction="sum"), count
+    device = hidden_RH.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    return _LinearCrossEntropy.apply(hidden_RH, head.weight, targets_R, dtype), count
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum over targets of cross entropy of ``hidden @ weight.T``, products in `dtype`; gradients come with the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_RH: Tensor, weight_VH: Tensor, targets_R: Tensor, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+        learn_hidden, learn_weight = ctx.needs_input_grad[:2]
+        total = torch.zeros((), dtype=torch.float32, device=hidden_RH.device)
+        compute_VH = weight_VH.detach().to(dtype)
+        to_hidden = torch.empty_like(hidden_RH) if learn_hidden else None
+        to_weight = None
+        for start in range(0, len(hidden_RH), LOGIT_ROWS):
+            rows = slice(start, start + LOGIT_ROWS)
+            hidden, targets = hidden_RH[rows].to(dtype), targets_R[rows, None]
+            logits = (hidden @ compute_VH.T).float()
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            total += (log_sum - logits.gather(1, targets)).sum()
+            if not (learn_hidden or learn_weight):
+                continue
+            probs = logits.sub_(log_sum).exp_()
+            to_logits = probs.scatter_add_(1, targets, torch.full_like(log_sum, -1)).to(dtype)
+            if to_hidden is not None:
+                to_hidden[rows] = to_logits @ compute_VH
+            if learn_weight:
+                chunk = (to_logits.T @ hidden).to(weight_VH.dtype)
+                to_weight = chunk if to_weight is None else to_weight.add_(chunk)
+        if learn_weight and to_weight is None:  # no target at all: every rank still has a gradient to reduce
+            to_weight = torch.zeros_like(weight_VH)
+        ctx.save_for_backward(to_hidden, to_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        to_hidden, to_weight = (None if g is None else g * gradients[0] for g in ctx.saved_tensors)
+        return to_hidden, to_weight, None, None
 
 
 def label_loss(logits_BTV: Tensor, labels_BT: Tensor, documents: list[list[int]] | None) -> tuple[Tensor, Tensor]:
@@ -42,7 +81,3 @@ def label_loss(logits_BTV: Tensor, labels_BT: Tensor, documents: list[list[int]]
     flat = logits_BTV.flatten(0, 1).float()
     loss = F.cross_entropy(flat, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
     return loss, (targets_BT != IGNORE).sum()
-
-
-def _cross_entropy(head: nn.Module, hidden_RH: Tensor, targets_R: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden_RH).float(), targets_R, reduction="sum")

@@ -1,0 +1,232 @@
+"""A training step beside transformers' SmolVLM classes with the same shapes, and beside the machine's matrix product.
+
+    python -m bench.step [--rounds 3] [--json]
+
+Workload: 2 rows of 512 positions, in each 5 tiles of 224 pixels (patch 14, 64 tokens a tile) and 192 tokens of text
+that are trained on. Encoder 384 wide, 12 layers, 6 heads; decoder of SmolLM2-135M's shape with 49,152 tokens. A step
+is forward, backward, clipping and AdamW. SmolVLM gets its rows as a batch and its tiles as normalised floats, and runs
+both ways that people train it: fp32 parameters under bf16 autocast (Trainer's ``bf16=True``; ours is the same) and
+everything in bf16 (which rounds the updates of AdamW away). Each contender runs in processes of its own, as its users
+start it, in turns; the median step of the best turn counts. The second limit is what the step needs, in floating-point
+operations, at the rate of the machine's own bf16 matrix product (2048 x 2048, measured in the same run).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench.table import Line, report
+
+ROWS, LENGTH, TILES, SIDE, PATCH, TILE_TOKENS, TEXT = 2, 512, 5, 224, 14, 64, 192
+VOCABULARY, PICTURE = 49152, 5
+VISION = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "patch_size": PATCH,
+}
+DECODER = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rope_theta": 1e5,
+    "tie_word_embeddings": True,
+}
+TIMES_SMOLVLM, OF_GEMM = 2.0, 0.6
+
+
+def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids and shifted labels [rows, positions], tiles uint8 [rows, 5, 3, 224, 224]."""
+    torch.manual_seed(0)
+    ids = torch.randint(6, VOCABULARY, (ROWS, LENGTH))
+    ids[:, : LENGTH - TEXT] = PICTURE
+    labels = torch.full_like(ids, -100)
+    labels[:, LENGTH - TEXT - 1 : -1] = ids[:, LENGTH - TEXT :]
+    return ids, labels, torch.randint(0, 256, (ROWS, TILES, 3, SIDE, SIDE), dtype=torch.uint8)
+
+
+def mm15_step() -> Callable[[], object]:
+    """Our step: the loop's own `backward` and `clip` on one packed pass of both rows."""
+    from mm15 import recipe
+    from mm15.data.loader import Batch
+    from mm15.model import build
+    from mm15.train.allocator import keep_freed_memory
+    from mm15.train.loop import backward
+    from mm15.train.optim import make_optimizer
+    from mm15.train.parallel import World, clip
+
+    keep_freed_memory()
+    settings = recipe.Model(
+        vision=recipe.Backbone(family="siglip", shape=VISION),
+        connector=recipe.Connector(tokens=TILE_TOKENS, depth=1, hidden_size=384),
+        decoder=recipe.Backbone(family="llama", shape=DECODER),
+    )
+    torch.manual_seed(0)
+    model = build(settings, tile=SIDE, image_token_id=PICTURE, vocab_size=VOCABULARY).train()
+    optimizer = make_optimizer(model, recipe.Optimizer())
+    ids, labels, tiles = example()
+    row = Batch(
+        input_ids=ids.view(1, -1),
+        position_ids=torch.arange(LENGTH).repeat(ROWS)[None],
+        labels=labels.view(1, -1),
+        tiles=tiles.flatten(0, 1),
+        spans=torch.cat([torch.arange(TILES) * TILE_TOKENS + row * LENGTH for row in range(ROWS)]),
+        refs=[],
+    )
+
+    def step() -> None:
+        backward(model, [row], bf16=True, world=World())
+        clip(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def smolvlm_step(*, pure: bool) -> Callable[[], object]:
+    """The peer's step: a batch of the same rows through its own forward and loss."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = SmolVLMConfig(
+        image_token_id=PICTURE,
+        scale_factor=2,
+        pad_token_id=0,
+        vision_config={**VISION, "image_size": SIDE},
+        text_config={"model_type": "llama", **DECODER, "vocab_size": VOCABULARY, "pad_token_id": 0},
+        tie_word_embeddings=True,
+    )
+    model = SmolVLMForConditionalGeneration(config).train()
+    ids, labels, tiles = example()
+    pixels = (tiles.float() / 255 - 0.5) / 0.5
+    if pure:
+        model, pixels = model.to(torch.bfloat16), pixels.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    unshifted = torch.full_like(labels, -100)
+    unshifted[:, 1:] = labels[:, :-1]
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not pure):
+            loss = model(input_ids=ids, pixel_values=pixels, labels=unshifted, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[], Callable[[], object]]] = {
+    "mm15": mm15_step,
+    "SmolVLM, autocast": lambda: smolvlm_step(pure=False),
+    "SmolVLM, all bf16": lambda: smolvlm_step(pure=True),
+}
+
+
+def needed() -> float:
+    """Floating-point operations that a step needs: every product of the forward, and twice that in the backward.
+
+    Causal attention counts the keys a query sees; logits count at targets; nothing is counted for the encoder's pixels
+    (they need no gradient), norms, activations and AdamW.
+    """
+    patches, tiles, positions = (SIDE // PATCH) ** 2, ROWS * TILES, ROWS * LENGTH
+    width, wide = VISION["hidden_size"], VISION["intermediate_size"]
+    vision = VISION["num_hidden_layers"] * (4 * width**2 + 2 * width * wide + 2 * patches * width)
+    hidden, ffn, heads, keys = (DECODER[k] for k in list(DECODER)[:2] + list(DECODER)[3:5])
+    layer = 2 * hidden**2 + 2 * hidden * hidden // heads * keys + 3 * hidden * ffn + (LENGTH + 1) * hidden
+    embed = 3 * PATCH**2 * width
+    hid = 384
+    connector = patches * (width * hid + 2 * hid**2 + 9 * hid) + TILE_TOKENS * (
+        2 * hid**2 + 9 * hid + hid * hidden + hidden**2
+    )
+    products = (
+        tiles * patches * (vision + embed * 2 / 3)
+        + tiles * connector
+        + positions * DECODER["num_hidden_layers"] * layer
+        + ROWS * TEXT * hidden * VOCABULARY
+    )
+    return 3 * 2 * products
+
+
+def gemm() -> float:
+    """The machine's bf16 matrix product, in operations a second: the best of several."""
+    side, best = 2048, 0.0
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(12):
+        start = time.perf_counter()
+        a @ b
+        best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best
+
+
+def child(name: str, steps: int) -> None:
+    """One contender in this process: prints the median seconds of a step and the matrix product's rate."""
+    step = CONTENDERS[name]()
+    for _ in range(3):
+        step()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": statistics.median(times), "gemm": gemm()}))
+
+
+def lines(rounds: int, steps: int) -> list[Line]:
+    """The contenders in turns."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name, results in found.items():
+            command = [sys.executable, "-m", "bench.step", "--child", name, "--steps", str(steps)]
+            output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+            results.append(json.loads(output.stdout.splitlines()[-1]))
+    positions = ROWS * LENGTH
+    best = {name: min(result["seconds"] for result in results) for name, results in found.items()}
+    ours = best.pop("mm15")
+    rate = max(result["gemm"] for results in found.values() for result in results)
+    made = [
+        Line("training step", "positions/s", positions / ours, name, positions / seconds, seconds / ours, goal)
+        for (name, seconds), goal in zip(best.items(), (TIMES_SMOLVLM, None), strict=True)
+    ]
+    made.append(
+        Line(
+            "training step",
+            "GFLOP/s",
+            needed() / ours / 1e9,
+            "bf16 matrix product",
+            rate / 1e9,
+            needed() / ours / rate,
+            OF_GEMM,
+        )
+    )
+    return made
+
+
+def main() -> int:
+    """Measures and reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of a turn")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.child, given.steps)
+        return 0
+    return report(lines(given.rounds, given.steps), json_wanted=given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
