@@ -44,7 +44,7 @@ def test_no_target_has_a_gradient_of_zero() -> None:
     head, hidden, labels = example(0)
     total, count = target_loss(head, hidden, labels)
     total.backward()
-    assert (float(total), int(count)) == (0.0, 0)
+    assert (total.item(), int(count)) == (0.0, 0)
     assert head.weight.grad is not None
     assert not head.weight.grad.any()
 
@@ -74,5 +74,5 @@ def test_products_are_in_the_precision_of_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = target_loss(head, hidden, labels)
     exact = by_torch(head, hidden, labels)
-    assert 0 < abs(float(total - exact)) < 0.01 * float(exact)
+    assert 0 < abs((total - exact).item()) < 0.01 * exact.item()
     assert torch.autograd.grad(total, head.weight)[0].dtype == torch.float32

@@ -50,13 +50,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden_RH), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             hidden, targets = hidden_RH[rows].to(dtype), targets_R[rows, None]
-            logits = (hidden @ compute_VH.T).float()
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            total += (log_sum - logits.gather(1, targets)).sum()
+            log_probs = (hidden @ compute_VH.T).log_softmax(-1, dtype=torch.float32)
+            total -= log_probs.gather(1, targets).sum()
             if not (learn_hidden or learn_weight):
                 continue
-            probs = logits.sub_(log_sum).exp_()
-            to_logits = probs.scatter_add_(1, targets, torch.full_like(log_sum, -1)).to(dtype)
+            probs = log_probs.exp_()
+            to_logits = probs.scatter_add_(1, targets, probs.new_full(targets.shape, -1)).to(dtype)
             if to_hidden is not None:
                 to_hidden[rows] = to_logits @ compute_VH
             if learn_weight:
