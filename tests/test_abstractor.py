@@ -13,34 +13,11 @@ from torch.nn import functional as F  # noqa: N812
 from mm15.model.abstractor import CAbstractor, resize_positions
 
 TIMM_REFERENCE = '''
-"""Computes the reference with timm's RegStage. timm imports torchvision: empty modules stand in for it."""
-import importlib.abc, importlib.machinery, sys, types
+"""Computes the reference with timm's RegStage."""
+import sys
 from functools import partial
 
-class Constants(type):
-    def __getattr__(cls, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-class Dummy(types.ModuleType):
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Constants(name, (), {})
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path, target=None):
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        module = Dummy(spec.name)
-        module.__version__ = "0"
-        return module
-    def exec_module(self, module):
-        pass
-
-sys.meta_path.insert(0, Finder())
+import timm_stub
 import torch
 
 from timm.layers import LayerNorm2d
@@ -80,13 +57,12 @@ def test_equals_timm_regstage(tmp_path: Path, width_in: int, hidden: int, grid: 
     x = torch.randn(2, grid * grid, width_in)
     given = {"state": ours.state_dict(), "x": x, "numbers": (depth, width_in, hidden, out, grid, ours.side)}
     torch.save(given, tmp_path / "given.pt")
-    script = tmp_path / "reference.py"
-    script.write_text(TIMM_REFERENCE)
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "given.pt"), str(tmp_path / "reference.pt")],
+        [sys.executable, "-c", TIMM_REFERENCE, str(tmp_path / "given.pt"), str(tmp_path / "reference.pt")],
         capture_output=True,
         text=True,
         check=False,
+        cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, f"the reference needs timm (pip install --no-deps timm):\n{done.stderr}"
     reference = torch.load(tmp_path / "reference.pt")

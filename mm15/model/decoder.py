@@ -9,6 +9,7 @@ mm15 uses `model` (and its `layers[i].mlp`), `lm_head` and the accessors of its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
-from .loading import read
+from .loading import check_shape, read
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -29,10 +30,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def scratch_config(family: str, shape: dict[str, Any], vocab_size: int) -> PreTrainedConfig:
-    """Configuration of a from-scratch decoder; UserError for an unknown family."""
+    """Configuration of a from-scratch decoder; UserError for an unknown family.
+
+    It has `vocab_size` rows of embeddings, or as many as `shape` says if those are more (a multiple of 128 multiplies
+    faster).
+    """
     if family not in FAMILIES:
         raise UserError(f"model.decoder.family is {family!r}; known decoders: {', '.join(FAMILIES)}")
-    fields = {"bos_token_id": None, "eos_token_id": None, **FAMILIES[family], **shape, "vocab_size": vocab_size}
+    fields = {"bos_token_id": None, "eos_token_id": None, **FAMILIES[family], **shape}
+    fields["vocab_size"] = max(vocab_size, shape.get("vocab_size", 0))
     if family == "qwen3_moe" and "intermediate_size" in fields:
         fields.setdefault("moe_intermediate_size", fields["intermediate_size"])
     return AutoConfig.for_model(family, **fields)
@@ -45,10 +51,11 @@ def new_decoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config)
 
 
-def load_decoder(weights: str, family: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_decoder(weights: str, family: str, dtype: torch.dtype, shape: Mapping[str, Any]) -> PreTrainedModel:
     """The decoder of a folder, hub id or folder with one .gguf file.
 
-    UserError when the checkpoint is of another family, or any weight of the decoder is missing.
+    UserError when the checkpoint is of another family or not of `shape` (checked before its weights are fetched), or
+    any weight of the decoder is missing.
     """
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -61,6 +68,7 @@ def load_decoder(weights: str, family: str, dtype: torch.dtype) -> PreTrainedMod
     config = AutoConfig.from_pretrained(weights, **where)
     if config.model_type != family or family not in FAMILIES:
         raise UserError(f"{weights}: its decoder is {config.model_type!r}, model.decoder.family is {family!r}")
+    check_shape(shape, config, of="model.decoder", weights=weights)
     if where:
         where["quantization_config"] = GgufConfig(dequantize=True)
     return read(AutoModelForCausalLM, weights, dtype=dtype, **where)

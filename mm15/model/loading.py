@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import UserError
@@ -38,6 +38,17 @@ def readable(weights: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         cause = " ".join(str(error).split())
         raise UserError(f"{weights}: cannot be read as model weights: {cause}; fetch or export it again") from error
+
+
+def check_shape(shape: Mapping[str, Any], config: PreTrainedConfig, *, of: str, weights: str) -> None:
+    """UserError when the checkpoint's configuration differs from what the recipe says it is (`of`.shape)."""
+    for key, said in shape.items():
+        found = getattr(config, key, None)
+        if found != said:
+            raise UserError(
+                f"{weights}: its {key} is {found}, {of}.shape.{key} says {said}; correct it, or {of}.shape={{}} to "
+                "take the checkpoint as it is"
+            )
 
 
 def mark_initialised(part: nn.Module) -> None:

@@ -17,6 +17,7 @@ from-scratch tower may have a convolutional stem (`ConvStem`), which learns fast
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from transformers.utils import cached_file
 
 from ..errors import UserError
 from .abstractor import resize_positions
-from .loading import mark_initialised, read
+from .loading import check_shape, mark_initialised, read
 
 
 @dataclass(frozen=True)
@@ -139,16 +140,20 @@ def scratch_config(family: str, shape: dict[str, Any], tile: int) -> PreTrainedC
     return AutoConfig.for_model(kind.model_type, **{**kind.defaults, **shape, "image_size": tile})
 
 
-def load_tower(weights: str, family_name: str, tile: int, dtype: torch.dtype) -> PreTrainedModel:
+def load_tower(
+    weights: str, family_name: str, tile: int, dtype: torch.dtype, shape: Mapping[str, Any]
+) -> PreTrainedModel:
     """The vision tower of a folder or hub id (a full CLIP/SigLIP checkpoint or its vision half), fitted to `tile`.
 
-    UserError when the checkpoint is of another family, or any weight of the tower is missing.
+    UserError when the checkpoint is of another family or not of `shape` (checked before its weights are fetched), or
+    any weight of the tower is missing.
     """
     config = AutoConfig.from_pretrained(weights)
     config = getattr(config, "vision_config", config)
     family = FAMILIES.get(family_name)
     if family is None or config.model_type != family.model_type:
         raise UserError(f"{weights}: its encoder is {config.model_type!r}, model.vision.family is {family_name!r}")
+    check_shape(shape, config, of="model.vision", weights=weights)
     for name, value in family.defaults.items():
         setattr(config, name, value)
     tower = read(_tower_class(config), weights, config=config, dtype=dtype)

@@ -133,6 +133,16 @@ class Optimizer(Settings):
     """Part -> factor on the rate from each layer to the one before it, as in BEiT (arXiv 2106.08254); the last layer
     has the part's whole rate. 1 where not named."""
 
+    @model_validator(mode="after")
+    def _factors(self) -> Optimizer:
+        for part, rate in self.rates.items():
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"rates of {part} is {rate}; give a factor above 0, or name the part in freeze")
+        for part, decay in self.layer_decay.items():
+            if not 0 < decay <= 1:
+                raise ValueError(f"layer_decay of {part} is {decay}; give a factor above 0, at most 1")
+        return self
+
 
 class Lora(Settings):
     """Low-rank adapters (arXiv 2106.09685) by peft, instead of training the weights of `parts`.
@@ -143,7 +153,7 @@ class Lora(Settings):
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    parts: tuple[Part, ...] = ("decoder",)
+    parts: tuple[Part, ...] = Field(default=("decoder",), min_length=1)
     """Parts whose linear layers get adapters and whose own weights stay as they are."""
 
 
@@ -179,6 +189,12 @@ class Stage(Settings):
     def _trains(self) -> Stage:
         if {"vision", "connector", "decoder"} <= set(self.freeze):
             raise ValueError("freeze names every part of the model; leave one out, or drop the stage")
+        for part in self.freeze:
+            if self.lora is not None and part in self.lora.parts:
+                raise ValueError(f"freeze names {part}, which lora adapts; take it out of freeze, or of lora.parts")
+            for name in ("rates", "layer_decay"):
+                if part in getattr(self.optimizer, name):
+                    raise ValueError(f"optimizer.{name} names {part}, which freeze names too; take it out of one")
         return self
 
     @model_validator(mode="after")
