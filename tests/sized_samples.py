@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,7 +17,7 @@ from mm15.data.loader import Batch, PackedLoader
 from mm15.data.mixture import Mixture
 from mm15.errors import UserError
 from mm15.recipe import Category, Group
-from mm15.sample import Sample
+from mm15.sample import Image, Sample, document
 from mm15.text.render import IGNORE, Encoded
 
 EACH = 4
@@ -40,7 +43,32 @@ class Source:
             tokens, tiles = 101, 9
         if self.name == "text" and index % 13 == 5:
             raise UserError(f"row {index} is broken")
-        return Sample(f"{self.name}-{index}", self.name, (), {"tokens": tokens, "tiles": tiles, "index": index})
+        parts = document(*[Image(b"to be decoded")] * tiles)
+        return Sample(f"{self.name}-{index}", self.name, parts, {"tokens": tokens, "tiles": tiles, "index": index})
+
+
+@dataclass(frozen=True)
+class Size:
+    """As `mm15.processor.Measured`, whose import takes transformers'."""
+
+    tokens: int
+    target_tokens: int
+    tiles: int
+
+
+def measure(sample: Sample) -> Size:
+    """What `encode` gives, by other means."""
+    tokens, tiles = sample.meta["tokens"], sample.meta["tiles"]
+    if sample.id == "text-11":
+        raise ValueError("cannot be\nencoded")
+    return Size(tokens, max(tokens - tokens * 2 // 3 - 2, 0), tiles)
+
+
+def damaged(sample: Sample) -> Encoded:
+    """Some pictures have a header that is whole, and pixels that are not."""
+    if sample.source == "pictures" and sample.meta["index"] % 5 == 2:
+        raise UserError(f"{sample.id} is cut off")
+    return encode(sample)
 
 
 def encode(sample: Sample) -> Encoded:
@@ -65,7 +93,8 @@ def make(
     deep = {key: more.pop(key, None) for key in ("epochs", "means")}
     mixture = Mixture(groups, LENGTHS, seed=more.pop("seed", 0), **deep)
     sizes = {"tokens": 100, "tiles": 8, "lookahead": 8}
-    return PackedLoader(mixture, sources, encoder, **{**sizes, **more}, rows=rows, workers=workers)
+    measurer = more.pop("measurer", measure)
+    return PackedLoader(mixture, sources, encoder, measurer, **{**sizes, **more}, rows=rows, workers=workers)
 
 
 def plain(batch: Batch) -> list[Any]:
@@ -77,6 +106,30 @@ def plain(batch: Batch) -> list[Any]:
 def steps(loader: PackedLoader, count: int) -> list[list[Any]]:
     """The next steps; the workers end with the call."""
     return [[plain(batch) for batch in step] for step in islice(loader, count)]
+
+
+def exchanges(ranks: int) -> list[Callable[[Any], list[Any]]]:
+    """For each of the ranks, in threads of this process, a `gather`."""
+    handed: list[Any] = [None] * ranks
+    barrier = threading.Barrier(ranks, timeout=30)
+
+    def of(rank: int) -> Callable[[Any], list[Any]]:
+        def gather(mine: Any) -> list[Any]:
+            handed[rank] = mine
+            barrier.wait()
+            found = handed.copy()
+            barrier.wait()
+            return found
+
+        return gather
+
+    return [of(rank) for rank in range(ranks)]
+
+
+def states(ranks: list[PackedLoader]) -> list[dict[str, Any]]:
+    """What all are told when all ask at once."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda rank: through_json(rank.state_dict()), ranks))
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:

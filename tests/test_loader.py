@@ -149,7 +149,7 @@ def test_resume_refuses_what_is_not_the_same() -> None:
 def test_a_waiting_sample_that_has_gone_bad_stops_the_resume() -> None:
     first = make()
     steps(first, 5)
-    second = make(encoder=_refuse)
+    second = make(encoder=_refuse, measurer=_refuse)
     second.load_state_dict(first.state_dict())
     with pytest.raises(UserError, match=r"was read before this state was saved and cannot be now: I refuse"):
         steps(second, 1)

@@ -28,6 +28,7 @@ from mm15.recipe import Category, Group
 from mm15.sample import Sample
 from mm15.text.render import IGNORE, Encoded, Ref
 from mm15.train import run as runs
+from mm15.train import stage as stages
 from mm15.train.parallel import World
 
 HERE = Path(__file__).parent
@@ -199,8 +200,9 @@ def test_a_run_lists_all_it_skips_and_keeps_what_it_measured(tmp_path: Path) -> 
     opened = opening.open_recipe(settings)
     assert kept == opened.means_of("pretrain") and counted["asked"] == opened.mixture_of("pretrain").shares
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "mean_targets", _refuse)
-        again = runs._means(settings, "pretrain", opened.processor_of("pretrain"), opened.sources, folder, World())
+        patch.setattr(stages, "mean_targets", _refuse)
+        run = stages.Run(settings, tmp_path / "run", opened.sources, World())
+        again = stages.means(run, "pretrain", opened.processor_of("pretrain"))
     assert again == kept
 
 
@@ -230,6 +232,10 @@ def _encode_short(sample: Sample) -> Encoded:
     return Encoded(ids, ids, np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0, np.int64))
 
 
+def _unmeasured(sample: Sample) -> Any:
+    raise AssertionError("one process alone measures only what it cannot encode")
+
+
 def _memory(loader: Iterator[Any], samples: int) -> int:
     """Bytes that Python holds after so many more samples."""
     while samples > 0:
@@ -243,7 +249,7 @@ def test_nothing_is_kept_of_a_sample_that_has_been_used(monkeypatch: pytest.Monk
     mixture = Mixture({"g": Group(categories={"c": Category(sources={"short": 1})})}, {"short": 10**6})
     ledger = SkipLedger(tmp_path / "skipped.jsonl")
     sizes = {"tokens": 128, "tiles": 0, "lookahead": 8, "rows": 1, "workers": 0}
-    loader = PackedLoader(mixture, {"short": Short()}, _encode_short, on_skip=ledger.add, **sizes)
+    loader = PackedLoader(mixture, {"short": Short()}, _encode_short, _unmeasured, on_skip=ledger.add, **sizes)
     stream = iter(loader)
     tracemalloc.start()
     try:

@@ -1,56 +1,62 @@
 """From a mixture to the rows of each training step, with worker processes and exact resume.
 
-    draw numbers --workers--> documents in order of their draws --packer, main process--> rows --> lists of Batches
+    draw numbers --reading, in workers--> documents --planning, packing--> rows of a step --> this rank's Batches
 
-Reading and encoding is a function of the draw number, the workers return documents in the order they were asked for,
-and packing happens in one place: so 0, 1 or 8 workers give the same stream, bit for bit. The state of the stream is
-the next draw and the draws of the documents that wait in the packer; what workers have fetched ahead does not count.
-It is resumed with any number of workers and of ranks: the rows of all steps are one stream, whatever the number of
-ranks, and rank r of R takes rows r, r + R, ... of each step.
+What a draw is depends on its number alone, and rows on the sizes of documents alone, which a rank may know without
+encoding them: so 0, 1 or 8 workers and 1 or 64 ranks give the same rows, bit for bit. The state of the stream is the
+next draw and the draws of the documents that wait in the packer; what was read or planned ahead does not count. It is
+resumed with any number of workers and of ranks: the rows of all steps are one stream, and rank r of R takes rows r,
+r + R, ... of each step.
 
-A sample that cannot be used (UserError or ValueError while reading or encoding it, or larger than a row) is skipped:
-always the same one, logged, given to `on_skip`, and kept with its reason in `PackedLoader.skipped` (the first
-thousand). A source none of whose first samples can be used stops the run. Any other exception stops it too, and names
-the sample.
+**Skips.** A sample that cannot be read or measured, or is larger than a row, goes into no row. One that was measured
+and cannot be encoded (a picture that ends too early) has its place in a row by then; the rank whose row it is leaves
+it out, and the row is shorter by it, however many ranks there are. Decoding every picture to know before would cost
+what outlining saves; telling the others at each step would make loading wait for the slowest. A row of which nothing
+is left is two tokens of padding, which neither loss nor router sees, because every rank must run the model as often.
 
-Cost: every rank reads, encodes and packs all rows of a step (packing needs all lengths), so its workers do R times
-the work of one rank's share; fine on one node, the limit beyond it. Documents come from workers as pickles through a
-pipe (0.8 ms a MB of tiles), not in shared memory, which containers often lack.
+Skips are always the same, logged, given to `on_skip`, and kept with their reason in `PackedLoader.skipped` (the first
+thousand). What only the rank of a row knows is told to all when the state is asked for; so the accounts are then the
+same on every rank, and for any number of them. A source none of whose first samples can be used stops the run. So does
+any exception but UserError and ValueError, which then names the sample.
+
+Cost: see `planning`; the workers' is in `reading`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, count, islice
-from multiprocessing import get_all_start_methods
-from typing import Any
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, count
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..sample import Sample
 from ..text.render import IGNORE, Encoded, Ref
 from .mixture import Mixture
-from .packing import LOOKAHEAD, Document, Packer, Skipped
+from .packing import LOOKAHEAD, Document, Outline, Packable, Packer, Skipped, skipped
+from .planning import HOPELESS, Pipeline, Planner, Step, hopeless
+from .reading import Documents
 from .sources import SourceData
+
+if TYPE_CHECKING:
+    from ..processor import Measured
 
 log = logging.getLogger(__name__)
 
-_HOPELESS = 64
-"""A source is given up when this many of its samples were skipped and none was used."""
+TIMEOUT = 600
+"""Seconds after which workers that give nothing are held to hang."""
 _LEDGER = 1000
 """So many skipped samples are kept and logged one by one; all are counted and given to `on_skip`."""
-_AHEAD = 128
-"""So many documents are fetched ahead over all workers: about 1 GB of them with tiles of 672 pixels."""
-_AT_ONCE = 8
-"""So many of them are made by a worker at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,8 @@ class Batch:
 
     input_ids, labels, position_ids int64 [1, T]: labels are shifted inside each document and -100 where not trained
     on, positions restart at 0 with each document. tiles uint8 [N, 3, H, W]; spans int64 [N], the first placeholder of
-    each tile in the row. refs name the documents in order.
+    each tile in the row; overviews bool [N], which of them are overviews. refs name the documents in order; none for a
+    row of padding, two documents of one token 0.
     """
 
     input_ids: Tensor
@@ -67,6 +74,7 @@ class Batch:
     labels: Tensor
     tiles: Tensor
     spans: Tensor
+    overviews: Tensor
     refs: list[Ref]
 
 
@@ -81,47 +89,15 @@ class Realised:
     skipped: int = 0
 
 
-class Documents(Dataset):
-    """Map-style: draw numbers -> for each a Document or Skipped. Pure, so it does not matter which process asks."""
-
-    def __init__(
-        self, mixture: Mixture, sources: Mapping[str, SourceData], encode: Callable[[Sample], Encoded]
-    ) -> None:
-        self.mixture = mixture
-        self.sources = {name: sources[name] for name in mixture.shares}
-        self.encode = encode
-
-    def __getitem__(self, draws: Sequence[int]) -> list[Document | Skipped]:
-        """Several draws at once, because handing one over between processes costs as much as making a small one."""
-        return [self.read(draw) for draw in draws]
-
-    def read(self, draw: int) -> Document | Skipped:
-        """Reads and encodes one draw. RuntimeError naming the sample for any failure but unusable data."""
-        ref = self.mixture.draw(draw)
-        sample_id = str(ref.index)
-        try:
-            sample = self.sources[ref.source][ref.index]
-            sample_id = sample.id
-            encoded = self.encode(sample)
-            if not len(encoded.input_ids):
-                raise ValueError("the sample has no tokens")
-        except ValueError as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            return Skipped(draw, ref.source, ref.index, ref.epoch, sample_id, reason)
-        except Exception as error:
-            raise RuntimeError(
-                f"draw {draw}, sample {sample_id!r} ({ref.source}[{ref.index}]): {type(error).__name__}: {error}"
-            ) from error
-        return Document(draw, sample_id, ref, replace(encoded, ref=ref))
-
-
 class PackedLoader:
     """Iterating gives, for each step, this rank's `rows / world_size` batches of the step; without end, unless all
     sources of the mixture are limited to so many epochs: then UserError when no whole step is left.
 
-    `sources` may hold more than the mixture names. `rows`, `tokens` and `tiles` are the recipe's `batch`: rows of a
-    step over all ranks, and what one row holds. `on_skip` is called for each skipped draw, in their order. An iteration
-    continues where the last one (or the loaded state) stopped. Raises UserError when rows cannot be shared out evenly.
+    `sources` may hold more than the mixture names. `measure` gives for every sample the numbers that `encode` would.
+    `rows`, `tokens` and `tiles` are the recipe's `batch`: rows of a step over all ranks, and what one row holds.
+    `on_skip` is called for each skipped draw. `gather` gives what each of the ranks handed in, in their order. An
+    iteration continues where the last one (or the loaded state) stopped. Raises UserError when rows cannot be shared
+    out evenly.
     """
 
     def __init__(
@@ -129,13 +105,16 @@ class PackedLoader:
         mixture: Mixture,
         sources: Mapping[str, SourceData],
         encode: Callable[[Sample], Encoded],
+        measure: Callable[[Sample], Measured],
         *,
         tokens: int,
         tiles: int,
         rows: int,
         workers: int,
+        worker_timeout: int = TIMEOUT,
         rank: int = 0,
         world_size: int = 1,
+        gather: Callable[[Any], list[Any]] | None = None,
         lookahead: int = LOOKAHEAD,
         on_skip: Callable[[Skipped], object] | None = None,
     ) -> None:
@@ -148,82 +127,134 @@ class PackedLoader:
         self.rows, self.workers, self.rank, self.world_size = rows, workers, rank, world_size
         self.realised: dict[str, Realised] = {name: Realised() for name in mixture.shares}
         self.skipped: list[Skipped] = []
-        self._on_skip = on_skip
-        self._documents = Documents(mixture, sources, encode)
-        self._packer = Packer(tokens=tokens, tiles=tiles, lookahead=lookahead)
+        self._timeout, self._on_skip, self._gather = worker_timeout, on_skip, gather
+        self._documents = Documents(mixture, sources, encode, measure)
+        self._new_packer = partial(Packer, tokens=tokens, tiles=tiles, lookahead=lookahead)
+        packer = self._new_packer()
+        self._packing = [packer.tokens, packer.tiles, packer.lookahead, packer.patience]
         self._next = 0
-        self._replay: list[int] = []
-        self._step: list[list[Document]] = []
+        self._waiting: list[int] = []
+        self._lost: list[Outline] = []
+        """Documents of this rank's rows that could not be encoded, of which the others do not know yet."""
+        self._told = 0
+        self._useful: set[str] = set()
+        self._useless: Counter[str] = Counter()
+        """Sources of which this rank has encoded a document; and how many it could not."""
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """See the class. Between two steps nothing is half done, so that `state_dict` may be asked for."""
-        for row in self._rows():
-            self._step.append(row)
-            if len(self._step) == self.rows:
-                step, self._step = self._step, []
+        planner = self._planner()
+        end = self._documents.mixture.length
+        draws = count(self._next) if end is None else iter(range(self._next, end))
+        pipeline = Pipeline(
+            self._documents,
+            planner,
+            chain(self._waiting, draws),
+            rank=self.rank,
+            world_size=self.world_size,
+            workers=self.workers,
+            timeout=self._timeout,
+        )
+        with closing(pipeline.steps()) as steps:
+            for step, own in steps:
                 self._count(step)
-                yield [make_batch(row) for row in step[self.rank :: self.world_size]]
-        raise UserError(
-            f"the data ends at draw {self._next:,}, where every source has had its epochs ({len(self._step)} of "
+                batches = [make_batch(self._usable(row)) for row in own]
+                self._next, self._waiting = step.next, step.waiting
+                del step, own  # or the tiles are held twice while the step trains
+                yield batches
+        for one in planner.skips:
+            self._skip(one)
+        raise pipeline.stop or UserError(
+            f"the data ends at draw {planner.next:,}, where every source has had its epochs ({len(planner.rows)} of "
             f"{self.rows} rows of a step are left over); train fewer steps, or raise `epochs`"
         )
 
-    def _rows(self) -> Iterator[list[Document]]:
-        """The rows from where the stream stands."""
-        end = self._documents.mixture.length
-        draws = count(self._next) if end is None else iter(range(self._next, end))
-        for found in self._fetch(chain(self._replay.copy(), draws)):
-            if self._replay:
-                self._restore(found)
-                continue
-            self._next += 1
-            row = self._packer.add(found) if isinstance(found, Document) else found
-            if isinstance(row, Skipped):
-                self._skip(row)
-            elif row:
-                yield row
-        while row := self._packer.rest():
-            yield row
+    def _planner(self) -> Planner:
+        return Planner(
+            self._new_packer(),
+            rows=self.rows,
+            first=self._next,
+            waiting=self._waiting,
+            refused={name: realised.skipped for name, realised in self.realised.items()},
+            used={name for name, realised in self.realised.items() if realised.samples},
+        )
+
+    def _usable(self, row: list[Packable]) -> list[Document]:
+        """What of a row could be encoded."""
+        for one in row:
+            if isinstance(one, Outline):
+                self._lose(one)
+        usable = [one for one in row if isinstance(one, Document)]
+        self._useful.update(one.ref.source for one in usable)
+        return usable
 
     # ------------------------------------------------------------------------------------------------------- accounts
 
-    def _count(self, step: list[list[Document]]) -> None:
-        for document in (document for row in step for document in row):
-            realised = self.realised[document.ref.source]
-            realised.samples += 1
-            realised.tokens += document.tokens
-            realised.target_tokens += int((document.encoded.labels != IGNORE).sum())
-            realised.tiles += document.tiles
-
-    def _skip(self, skipped: Skipped) -> None:
-        realised = self.realised[skipped.source]
-        realised.skipped += 1
-        if self._on_skip is not None:
-            self._on_skip(skipped)
-        if len(self.skipped) < _LEDGER:
-            self.skipped.append(skipped)
+    def _count(self, step: Step) -> None:
+        for one in step.skips:
+            self._skip(one)
             if self.rank == 0:
-                place = f"draw {skipped.draw}, {skipped.source}[{skipped.index}] (id {skipped.id!r})"
-                log.warning("skipped %s: %s", place, skipped.reason)
-        waiting = {document.ref.source for row in [*self._step, self._packer.waiting] for document in row}
-        if realised.skipped >= _HOPELESS and not realised.samples and skipped.source not in waiting:
-            raise UserError(
-                f"source {skipped.source!r}: none of the first {realised.skipped} samples can be used; the last, "
-                f"{skipped.id!r}: {skipped.reason}"
-            )
+                self._tell(one)
+        for document in (document for row in step.rows for document in row):
+            self._add(document, 1)
+
+    def _add(self, document: Packable, times: int) -> None:
+        realised = self.realised[document.ref.source]
+        realised.samples += times
+        realised.tokens += times * document.tokens
+        realised.target_tokens += times * document.target_tokens
+        realised.tiles += times * document.tiles
+
+    def _skip(self, one: Skipped) -> None:
+        self.realised[one.source].skipped += 1
+        if self._on_skip is not None:
+            self._on_skip(one)
+        if len(self.skipped) < _LEDGER:
+            insort(self.skipped, one, key=attrgetter("draw"))
+
+    def _tell(self, one: Skipped) -> None:
+        self._told += 1
+        if self._told <= _LEDGER:
+            log.warning("skipped draw %d, %s[%d] (id %r): %s", one.draw, one.source, one.index, one.id, one.reason)
+
+    def _lose(self, outline: Outline) -> None:
+        """A document of this rank's rows that cannot be encoded, as only this rank knows."""
+        self._lost.append(outline)
+        one = skipped(outline, outline.why or "")
+        self._tell(one)
+        self._useless[one.source] += 1
+        if self._useless[one.source] >= HOPELESS and one.source not in self._useful:
+            raise UserError(hopeless(one, self._useless[one.source]))
+
+    def _share_losses(self) -> None:
+        """Makes the accounts those of all ranks. UserError when they have not read the same."""
+        mine = (self._next, self._waiting, self._lost)
+        found = [mine] if self._gather is None else self._gather(mine)
+        for rank, (next_, waiting, _) in enumerate(found):
+            if (next_, waiting) != mine[:2]:
+                raise UserError(
+                    f"processes {self.rank} and {rank} have not read the same data: they are at draws "
+                    f"{self._next:,} and {next_:,}; see whether every machine can read every file, then run again"
+                )
+        for outline in sorted((one for _, _, lost in found for one in lost), key=attrgetter("draw")):
+            self._add(outline, -1)
+            self._skip(skipped(outline, outline.why or ""))
+        self._lost = []
 
     # ---------------------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as plain JSON data; the same on every rank. To be asked for between steps."""
-        if self._step:
-            raise RuntimeError(f"{len(self._step)} of the step's {self.rows} rows are made; ask between steps")
+        """Where the stream stands and what it gave, as plain JSON data; the same on every rank.
+
+        To be asked for between steps, and with `gather` by all ranks at once.
+        """
+        self._share_losses()
         return {
             "next": self._next,
-            "waiting": [document.draw for document in self._packer.waiting] + self._replay,
+            "waiting": self._waiting.copy(),
             **self._identity(),
             "realised": {name: asdict(realised) for name, realised in self.realised.items()},
-            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -244,62 +275,25 @@ class PackedLoader:
                 raise UserError(
                     f"the {key} has changed since this state was saved; restore its settings or start a new run"
                 )
-        self._next, self._replay, self._packer.waiting = state["next"], list(state["waiting"]), []
+        self._next, self._waiting = state["next"], list(state["waiting"])
         self.realised = {name: Realised(**counts) for name, counts in state["realised"].items()}
-        self.skipped = [Skipped(**skipped) for skipped in state["skipped"]]
+        self.skipped = [Skipped(**one) for one in state["skipped"]]
+        self._lost, self._useless, self._told = [], Counter(), len(self.skipped)
+        self._useful = {name for name, realised in self.realised.items() if realised.samples}
 
     def _identity(self) -> dict[str, Any]:
         """What the stream is a function of."""
-        packer = self._packer
         return {
             "fingerprints": {name: source.fingerprint for name, source in self._documents.sources.items()},
             "mixture": self._documents.mixture.fingerprint,
-            "packing": [packer.tokens, packer.tiles, packer.lookahead, packer.patience],
+            "packing": self._packing,
         }
-
-    def _restore(self, found: Document | Skipped) -> None:
-        """Puts a document that waited when the state was saved back into the packer."""
-        if isinstance(found, Skipped):
-            raise UserError(
-                f"sample {found.id!r} of {found.source!r} was read before this state was saved and cannot be now: "
-                f"{found.reason}"
-            )
-        self._packer.waiting.append(found)
-        self._replay.pop(0)
-
-    # -------------------------------------------------------------------------------------------------------- workers
-
-    def _fetch(self, draws: Iterator[int]) -> Iterator[Document | Skipped]:
-        """The documents of draws, in their order; the workers live as long as the iteration."""
-        if not self.workers:
-            yield from map(self._documents.read, draws)
-            return
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns at each fork
-        loader = DataLoader(
-            self._documents,
-            batch_size=None,
-            sampler=iter(lambda: list(islice(draws, _AT_ONCE)), []),
-            num_workers=self.workers,
-            prefetch_factor=max(2, _AHEAD // _AT_ONCE // self.workers),
-            collate_fn=_as_it_is,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # or the loader draws from the global one, and dropout depends on workers
-            multiprocessing_context="fork" if "fork" in get_all_start_methods() else "spawn",
-        )
-        try:
-            for found in loader:
-                yield from found
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
-                raise
-            raise RuntimeError(
-                f"a loader worker died near draw {self._next} (killed, or out of memory); run again to resume, with "
-                f"fewer workers than {self.workers} if it was memory"
-            ) from error
 
 
 def make_batch(row: list[Document]) -> Batch:
-    """A row as tensors. All documents have tiles of the same size."""
+    """A row as tensors. All documents have tiles of the same size; a row of none is padding."""
+    if not row:
+        return _padding()
     encoded = [document.encoded for document in row]
     starts = np.cumsum([0, *(document.tokens for document in row[:-1])])
     return Batch(
@@ -308,18 +302,28 @@ def make_batch(row: list[Document]) -> Batch:
         labels=_flat([e.labels for e in encoded]),
         tiles=torch.from_numpy(np.concatenate([e.tiles for e in encoded])),
         spans=torch.from_numpy(np.concatenate([e.spans + start for e, start in zip(encoded, starts, strict=True)])),
+        overviews=torch.from_numpy(np.concatenate([_overviews(e) for e in encoded])),
         refs=[document.ref for document in row],
+    )
+
+
+def _overviews(encoded: Encoded) -> np.ndarray:
+    return np.zeros(len(encoded.tiles), dtype=bool) if encoded.overviews is None else encoded.overviews
+
+
+def _padding() -> Batch:
+    """What model and loss take for nothing: two documents of one token."""
+    zeros_1T = torch.zeros(1, 2, dtype=torch.int64)
+    return Batch(
+        input_ids=zeros_1T,
+        position_ids=zeros_1T.clone(),
+        labels=torch.full_like(zeros_1T, IGNORE),
+        tiles=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
+        spans=torch.zeros(0, dtype=torch.int64),
+        overviews=torch.zeros(0, dtype=torch.bool),
+        refs=[],
     )
 
 
 def _flat(pieces: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(pieces).astype(np.int64, copy=False))[None]
-
-
-def _as_it_is(found: Any) -> Any:
-    return found
-
-
-def _start_worker(_: int) -> None:
-    """Ctrl-C goes to every process of the terminal; only the main one shall act on it, and it ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

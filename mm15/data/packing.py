@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..text.render import Encoded, Ref
+from ..text.render import IGNORE, Encoded, Ref
 
 LOOKAHEAD = 64
 PATIENCE = 1024
@@ -44,9 +44,30 @@ class Document:
         return len(self.encoded.input_ids)
 
     @property
+    def target_tokens(self) -> int:
+        """Its tokens that are trained on."""
+        return int((self.encoded.labels != IGNORE).sum())
+
+    @property
     def tiles(self) -> int:
         """Its tiles, overviews included."""
         return len(self.encoded.tiles)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A document of which only the size is known: yet to be encoded, or `why` says that and why it cannot be."""
+
+    draw: int
+    id: str
+    ref: Ref
+    tokens: int
+    target_tokens: int
+    tiles: int
+    why: str | None = None
+
+
+Packable = Document | Outline
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,12 @@ class Skipped:
     epoch: int
     id: str
     reason: str
+
+
+def skipped(document: Packable, reason: str) -> Skipped:
+    """That a document is left out."""
+    ref = document.ref
+    return Skipped(document.draw, ref.source, ref.index, ref.epoch, document.id, reason)
 
 
 def too_large(tokens: int, tiles: int, *, row: tuple[int, int]) -> str | None:
@@ -78,20 +105,19 @@ class Packer:
         if tokens < 1 or tiles < 0 or lookahead < 1 or patience < 1:
             raise ValueError(f"a row of {tokens} tokens and {tiles} tiles, lookahead {lookahead}, patience {patience}")
         self.tokens, self.tiles, self.lookahead, self.patience = tokens, tiles, lookahead, patience
-        self.waiting: list[Document] = []
+        self.waiting: list[Packable] = []
         self._subsets = _Subsets(tokens, tiles)
 
-    def add(self, document: Document) -> list[Document] | Skipped | None:
+    def add(self, document: Packable) -> list[Packable] | Skipped | None:
         """Takes a document; returns a row if one is ready (in order of draws), or Skipped if it is larger than a
         row."""
         reason = too_large(document.tokens, document.tiles, row=(self.tokens, self.tiles))
         if reason is not None:
-            ref = document.ref
-            return Skipped(document.draw, ref.source, ref.index, ref.epoch, document.id, reason)
+            return skipped(document, reason)
         self.waiting.append(document)
         return self._row() if self._ready() else None
 
-    def rest(self) -> list[Document] | None:
+    def rest(self) -> list[Packable] | None:
         """A row of what waits, when no further document will come; None when nothing waits."""
         return self._row() if self.waiting else None
 
@@ -105,7 +131,7 @@ class Packer:
         tokens, tiles = sum(d.tokens for d in self.waiting), sum(d.tiles for d in self.waiting)
         return tokens / self.tokens, tiles / max(self.tiles, 1)
 
-    def _row(self) -> list[Document]:
+    def _row(self) -> list[Packable]:
         tokens, tiles = self._demand()
         sizes = [(document.tokens, document.tiles) for document in self.waiting]
         chosen = set(self._subsets.best(sizes, tiles_first=tiles > tokens))

@@ -1,4 +1,5 @@
-"""skipped.jsonl: one line for each draw that gave nothing to train on, and why. All of them, in the order of draws.
+"""skipped.jsonl: one line for each draw that gave nothing to train on, and why. All of them, in the order of draws but
+for those that could not be encoded: these follow at the next checkpoint.
 
 Lines are appended as they come, so their number costs no memory. Like metrics.jsonl the file follows the checkpoint:
 `save` before the checkpoint is written, `rewind` to where it stood when a run goes on.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,13 +24,13 @@ class SkipLedger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the stage runs
 
-    def rewind(self, draw: int) -> None:
-        """Keeps the lines of the draws before `draw`; a line that a crash cut off goes too."""
+    def rewind(self, draw: int, waiting: Collection[int] = ()) -> None:
+        """Keeps the lines of draws before `draw` that did not wait then; a line that a crash cut off goes too."""
         self._file.flush()
         end = 0
         with open(self.path, "rb") as file:
             for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["draw"] >= draw:
+                if not line.endswith(b"\n") or (found := json.loads(line)["draw"]) >= draw or found in waiting:
                     break
                 end += len(line)
         os.truncate(self.path, end)
