@@ -13,7 +13,7 @@ ROOT = Path(mm15.__file__).parent
 GROUND = {"errors", "files", "page", "pretrained", "progress", "regions", "sample", "recipe"}
 MAY = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "page": set(),
     "progress": set(),
     "pretrained": {"errors"},
@@ -30,7 +30,8 @@ MAY = {
     "generate": GROUND | {"image", "text", "processor", "model", "data"},
     "evaluate": GROUND | {"image", "text", "processor", "model", "data", "world", "generate", "train"},
     "train": GROUND | {"image", "text", "processor", "model", "data", "world"},
-    "cli": GROUND | {"image", "processor", "data", "corpora", "generate", "evaluate", "train"},
+    "plan": GROUND | {"model"},
+    "cli": GROUND | {"image", "processor", "data", "corpora", "generate", "evaluate", "train", "plan"},
     "registration": {"model", "processor"},
 }
 HEAVY = {"torch", "transformers"}
