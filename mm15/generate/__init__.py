@@ -1,9 +1,11 @@
-"""Generation: batched greedy replies, and conversations with pictures and places."""
+"""Generation: batched greedy replies, and conversations with pictures and places, and a fast decoder for CPUs."""
 
 from __future__ import annotations
 
 from .conversation import Conversation, Reply, read_reply
+from .fast import FastDecoder
+from .fast_graph import Weights
 from .greedy import continue_prompts
 from .loading import load
 
-__all__ = ["Conversation", "Reply", "continue_prompts", "load", "read_reply"]
+__all__ = ["Conversation", "FastDecoder", "Reply", "Weights", "continue_prompts", "load", "read_reply"]

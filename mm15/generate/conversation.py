@@ -6,7 +6,8 @@
     chat.ask("And what is <region>?", regions=[Point(30, 40)])
 
 Places are in pixels of the original picture (x right, y down), both ways. Every turn is written by the processor that
-wrote the training data; earlier turns and their pictures stay in the prompt, so a turn costs the whole conversation.
+wrote the training data; earlier turns and their pictures stay in the prompt, so a turn costs the whole conversation,
+or only what it adds where a `FastDecoder` keeps the cache.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..processor import MM15Processor
+    from .fast import FastDecoder
 
     Picture = Image | str | PathLike[str] | bytes | np.ndarray | PILImage.Image
 
@@ -56,6 +58,7 @@ def read_reply(text: str, *, size: tuple[int, int] | None, coordinates: Coordina
 class Conversation:
     """Turns of a user and a model. `instruction` is the system text; `max_new_tokens` bounds each reply.
 
+    `fast`, a FastDecoder of this model, gives the replies in its place.
     `parts` holds everything said, `sizes` the (width, height) of the pictures shown, in their order.
     """
 
@@ -66,10 +69,12 @@ class Conversation:
         *,
         max_new_tokens: int = 256,
         instruction: str = "",
+        fast: FastDecoder | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.max_new_tokens = max_new_tokens
+        self.fast = fast
         self.instruction = instruction
         self.reset()
 
@@ -103,7 +108,8 @@ class Conversation:
         places = [self._place(region, about, sizes) for region in regions]
         parts = self.parts + user(*pictures[len(self.pictures) :], *_interleave(text, places))
         prompt = self.processor.prompt(Sample(f"turn {len(self.parts)}", "conversation", parts))
-        said = continue_prompts(self.model, self.processor, [prompt], max_new_tokens=self.max_new_tokens)[0]
+        most = self.max_new_tokens
+        said = continue_prompts(self.model, self.processor, [prompt], max_new_tokens=most, fast=self.fast)[0]
         self.parts = parts + assistant(said, target=False)
         self.pictures, self.sizes = pictures, sizes
         size = sizes[about] if about is not None else None

@@ -1,0 +1,290 @@
+"""The fast decoder against transformers' `generate` and forward: same tokens in fp32, close enough in int8."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pydoc
+import sys
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+import torch
+from PIL import Image as PILImage
+from scripted import processor
+
+from mm15.errors import UserError
+from mm15.generate import Conversation, FastDecoder, Weights, continue_prompts, fast
+from mm15.generate.fast_graph import BLOCK, quantise
+from mm15.model import MM15ForConditionalGeneration
+from mm15.pretrained import resolve
+from mm15.processor import MM15Processor
+from mm15.sample import Image, Sample, user
+from mm15.text.render import Encoded
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+IDS = tiny_model.text(5) + tiny_model.PICTURE * 2 + tiny_model.text(6, 1)
+
+
+def make(family: str = "llama", **shape: Any) -> MM15ForConditionalGeneration:
+    """A tiny model whose heads are wide enough, and whose biases and norms are not what they start as."""
+    options = shape.pop("options", {})
+    model = tiny_model.make(decoder=family, decoder_shape={"head_dim": 16, **shape}, options=options)
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if "bias" in name or "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def encoded(ids: list[int], tiles: torch.Tensor | None = None) -> Encoded:
+    pixels = tiny_model.tiles(0) if tiles is None else tiles
+    return Encoded(np.array(ids), np.full(len(ids), -100), pixels.numpy(), np.zeros(0, np.int64))
+
+
+def by_generate(
+    model: MM15ForConditionalGeneration, ids: list[int], tiles: torch.Tensor | None, most: int
+) -> list[int]:
+    given = torch.tensor([ids])
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": most}
+    out = model.generate(given, pixel_values=tiles, attention_mask=torch.ones_like(given), **options)
+    return out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"rope_parameters": LLAMA3_ROPE, "num_key_value_heads": 1}),
+        ("llama", {"hidden_size": 40, "intermediate_size": 72}),
+        ("mistral", {"sliding_window": 5}),
+        ("qwen2", {}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+        ("qwen3", {}),
+    ],
+    ids=str,
+)
+def test_fp32_writes_what_generate_writes(family: str, shape: dict[str, Any]) -> None:
+    model, tiles = make(family, **shape), tiny_model.tiles(2)
+    expected = by_generate(model, IDS, tiles, 24)
+    assert len(set(expected)) > 6, "a model that repeats itself proves little"
+    assert list(FastDecoder(model).tokens(encoded(IDS, tiles), most=24)) == expected
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """By hand: int8 in blocks of 32 along the last axis, a scale each, and back."""
+    blocks = torch.nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    back = (blocks / scale.clamp(min=1e-30)).round() * scale
+    return back.flatten(-2)[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("weights", Weights)
+def test_logits_are_those_of_the_decoder(weights: Weights) -> None:
+    """For int8: of a decoder whose weights and inputs of linear layers are rounded by hand, which differs clearly."""
+    model = make(hidden_size=128, intermediate_size=200)
+    ids = tiny_model.text(40)
+    found = FastDecoder(model, weights=weights).logits(encoded(ids))
+    barred = found == -math.inf
+    assert barred[:, tiny_model.IMAGE].all() and int(barred.sum()) == len(ids)
+    with torch.inference_mode():
+        exact = model.decoder(torch.tensor([ids])).logits[0]
+        for layer in (m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)):
+            layer.weight.copy_(rounded(layer.weight))
+            layer.register_forward_pre_hook(lambda _layer, inputs: (rounded(inputs[0]),))
+        by_hand = model.decoder(torch.tensor([ids])).logits[0]
+    near, far = (by_hand, exact) if weights is Weights.INT8 else (exact, by_hand)
+    assert (found - near)[~barred].abs().max() < 1e-4
+    assert (found - far)[~barred].std() > 0.01
+
+
+def test_int8_moves_a_weight_by_half_a_step_of_its_block() -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 2 * BLOCK + 7)).astype(np.float32)
+    weight[1] = 0
+    codes, scales = quantise(weight)
+    assert codes.shape == (5, 3, BLOCK) and scales.shape == (5, 3)
+    back = ((codes.astype(np.float32) - 128) * scales[..., None]).reshape(5, -1)
+    for block in range(3):
+        part = slice(block * BLOCK, (block + 1) * BLOCK)
+        largest = np.abs(weight[:, part]).max(1, keepdims=True)
+        assert (np.abs(back[:, part][:, : weight[:, part].shape[1]] - weight[:, part]) <= largest / 254 * 1.0001).all()
+    assert (back[:, weight.shape[1] :] == 0).all() and (back[1] == 0).all()
+
+
+def test_the_cache_grows_and_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "STEP", 8)
+    model = make()
+    decoder = FastDecoder(model)
+    first = list(decoder.tokens(encoded(IDS[:5]), most=3))
+    longer = IDS[:5] + first + tiny_model.text(30, 2)
+    assert list(decoder.tokens(encoded(longer), most=12)) == by_generate(model, longer, None, 12)
+    assert decoder.capacity == 56 and decoder.seen == len(longer) + 11
+
+
+# ------------------------------------------------------------------------------------------------------ conversations
+
+
+@pytest.fixture(scope="module")
+def small() -> MM15Processor:
+    return processor()
+
+
+@pytest.fixture(scope="module")
+def model(small: MM15Processor) -> MM15ForConditionalGeneration:
+    tokenizer = small.tokenizer
+    options = {"vocab_size": len(tokenizer), "image_token_id": small.image_token_id}
+    options |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return make(options=options)
+
+
+def picture(seed: int) -> PILImage.Image:
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8))
+
+
+def reading(decoder: FastDecoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(tokens kept, tokens read) of each prompt that follows."""
+    seen: list[tuple[int, int]] = []
+    whole = decoder._read
+
+    def watched(embeds: torch.Tensor, kept: int) -> int:
+        seen.append((kept, embeds.shape[1]))
+        return whole(embeds, kept)
+
+    monkeypatch.setattr(decoder, "_read", watched)
+    return seen
+
+
+def test_turns_equal_those_of_generate_and_cost_what_they_add(
+    model: MM15ForConditionalGeneration, small: MM15Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = FastDecoder(model)
+    seen = reading(decoder, monkeypatch)
+    chat, plain = (Conversation(model, small, max_new_tokens=9, fast=given) for given in (decoder, None))
+    turns = [("Where is it?", [picture(0)]), ("And here?", [picture(1)]), ("What color?", [])]
+    for text, pictures in turns:
+        assert chat.ask(text, images=pictures) == plain.ask(text, images=pictures)
+    assert seen[0][0] == 0 and all(kept > 20 for kept, _ in seen[1:])
+    assert all(kept >= sum(former) for former, (kept, _) in pairwise(seen)), "no prompt is read twice"
+
+
+def test_another_picture_is_read_afresh(
+    model: MM15ForConditionalGeneration, small: MM15Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words about another second picture: what stands before that picture is kept, nothing after it."""
+    decoder = FastDecoder(model)
+    seen = reading(decoder, monkeypatch)
+    made = [
+        small.prompt(Sample("x", "x", user(Image(picture(0)), Image(picture(second)), "Which one is it?")))
+        for second in (1, 2, 2)
+    ]
+    assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
+    for prompt in made:
+        replies = [continue_prompts(model, small, [prompt], max_new_tokens=8, fast=given) for given in (decoder, None)]
+        assert replies[0] == replies[1]
+    start = int(np.flatnonzero(made[0].input_ids == small.image_token_id)[tiny_model.EACH])
+    assert [kept for kept, _ in seen] == [0, start, len(made[0]) - 1]
+
+
+def test_replies_end_at_a_stop_token(model: MM15ForConditionalGeneration, small: MM15Processor) -> None:
+    prompt = small.prompt(Sample("x", "x", user("Hi")))
+    decoder = FastDecoder(model)
+    whole = decoder.reply(prompt, max_new_tokens=8, stops=())
+    assert len(whole) == 8
+    stop = whole[4]
+    assert decoder.reply(prompt, max_new_tokens=8, stops=[stop]) == whole[: whole.index(stop)]
+    assert decoder.reply(prompt, max_new_tokens=0, stops=[]) == []
+
+
+def test_a_bf16_model_reads_the_prompt_and_int8_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model leaves in the cache is what the graph would have left there."""
+    model, ids = make().to(torch.bfloat16), tiny_model.text(fast.LONG)
+    with torch.no_grad():  # a rounded model, so that both read the same numbers
+        model.decoder.model.rotary_emb.inv_freq = model.decoder.model.rotary_emb.inv_freq.float()
+    caches = []
+    for limit in (fast.LONG, 10**6):
+        monkeypatch.setattr(fast, "LONG", limit)
+        decoder = FastDecoder(model, weights=Weights.INT8)
+        next(decoder.tokens(encoded(ids), most=2))
+        caches.append({name: array[:, :, : len(ids)].copy() for name, array in decoder._cache.items()})
+    for name, by_model in caches[0].items():
+        spread = by_model.std()
+        assert 0 < np.abs(by_model - caches[1][name]).mean() < 0.05 * spread, name
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "message"),
+    [
+        ("qwen3_moe", {}, "'qwen3_moe' .*mixture-of-experts"),
+        ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
+        ("llama", {"head_dim": 8}, "heads of 8"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "'dynamic' positions",
+        ),
+    ],
+)
+def test_decoders_without_a_fast_form_are_named(family: str, shape: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"{message}.*leave `weights` out"):
+        FastDecoder(make(family, **shape))
+
+
+def test_without_onnxruntime_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r'pip install "mm15\[fast\]"'):
+        FastDecoder(make())
+
+
+def test_room_is_checked_and_unknown_weights_are_named(
+    model: MM15ForConditionalGeneration, small: MM15Processor
+) -> None:
+    from mm15.cli import _fast
+
+    prompt = small.prompt(Sample("x", "x", user("Hi")))
+    with pytest.raises(UserError, match="positions"):
+        continue_prompts(model, small, [prompt], max_new_tokens=10**6, fast=FastDecoder(model))
+    with pytest.raises(UserError, match="--weights is 'int3'; give one of fp32, int8"):
+        _fast(model, "int3")
+    assert _fast(model, None) is None
+
+
+# ------------------------------------------------------------------------------------------------------- real weights
+
+
+def test_int8_keeps_the_perplexity_of_real_weights() -> None:
+    """SmolLM2 on Python's own documentation, against transformers in fp32: within 1 %."""
+    from transformers import AutoTokenizer
+
+    vision = {**tiny_model.VISION, "num_hidden_layers": 1}
+    settings = tiny_model.settings(vision_shape=vision).model_dump()
+    settings["decoder"] = {"family": "llama", "weights": "smollm2-135m"}
+    built = {"tile": tiny_model.TILE, "image_token_id": 1, "vocab_size": 49152}
+    model = tiny_model.build(tiny_model.Model.model_validate(settings), **built).eval()
+    ids = AutoTokenizer.from_pretrained(resolve("smollm2-135m"))(inspect.getsource(pydoc)[:12000])["input_ids"][:400]
+    windows = [ids[:200], ids[200:]]
+    decoder = FastDecoder(model, weights=Weights.INT8)
+
+    def surprise(logits_TV: torch.Tensor, window: list[int]) -> float:
+        return float(
+            torch.nn.functional.cross_entropy(logits_TV[:-1].float(), torch.tensor(window[1:]), reduction="sum")
+        )
+
+    with torch.inference_mode():
+        exact = sum(surprise(model.decoder(torch.tensor([w])).logits[0], w) for w in windows)
+    by_int8 = sum(surprise(decoder.logits(encoded(w)), w) for w in windows)
+    ratio = math.exp((by_int8 - exact) / (len(ids) - len(windows)))
+    assert 0.99 < ratio < 1.01 and by_int8 != exact, ratio
