@@ -1,12 +1,13 @@
 # make demo    the pico recipe from nothing to a report, on a laptop's CPU
 # make test    format, lint, types, then every test
+# make bench   every ratio beside its peer or limit, on a quiet machine; bench/results.json
 # Everything is installed into .venv by pip, from the lock files.
 
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/pico
 
-.PHONY: demo test check weights data install clean
+.PHONY: demo test check bench weights data install clean
 
 demo: install
 	$(BIN)/mm15 run pico --out $(OUT)
@@ -20,6 +21,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/dev
+	$(BIN)/python -m bench
 
 install: .venv/run
 

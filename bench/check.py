@@ -1,8 +1,8 @@
 """How fast `mm15 data check` is: a LLaVA file of 100,000 rows with as many JPEGs, made in a temporary folder.
 
-    python bench/check.py                     exact comparison only: no pixel is read
-    python bench/check.py --perceptual        also look-alikes of 1,000 evaluation pictures: every JPEG at 1/8
-    python bench/check.py --samples 10000 --workers 2 --keep FOLDER
+    python -m bench.check                     exact comparison only: no pixel is read
+    python -m bench.check --perceptual        also look-alikes of 1,000 evaluation pictures: every JPEG at 1/8
+    python -m bench.check --samples 10000 --workers 2 --keep FOLDER
 
 Prints samples a second, and the CPU seconds of all processes. Every row asks two questions about its own picture of
 640x480 pixels (about 40 kB), in some 150 tokens; two stages cut it in two ways.

@@ -1,7 +1,7 @@
 """Mixture, packer and loader without pictures: how full rows are, how fast draws come, how a run resumes, what is kept.
 
-    python bench/packing.py                       all of it, a million samples for the memory: minutes
-    python bench/packing.py --samples 100000      shorter
+    python -m bench.packing                       all of it, a million samples for the memory: minutes
+    python -m bench.packing --samples 100000      shorter
 
 Sizes of documents are those of tests/document_sizes.py, tiles are empty arrays. Exits with 1 when a promise is broken:
 fill of 99 % of the budget that binds, or of what is attainable of it; resume at draw 10^9 within 10 ms; memory flat

@@ -1,7 +1,7 @@
 """How long embedded weights take: the first call (hash, conversion) and a second load of the decoder and its tokenizer.
 
-    python bench/pretrained.py            in a fresh cache
-    python bench/pretrained.py --warm     in the user's cache
+    python -m bench.pretrained            in a fresh cache
+    python -m bench.pretrained --warm     in the user's cache
 
 Each load runs in a process of its own, with the imports timed apart. Exits with 1 when the second load takes over 3 s.
 """

@@ -187,7 +187,8 @@ class MM15Processor(ProcessorMixin):
             layouts = layouts[:shown]
             tiles = tiles[: sum(layout.n_tiles for layout in layouts)]
         ids, labels, spans = self.renderer.render(written, [_piece_texts(x, i) for i, x in enumerate(layouts)])
-        return Encoded(ids, labels, tiles, spans, sizes)
+        overviews = [piece == layout.overview_piece for layout in layouts for piece in range(layout.n_tiles)]
+        return Encoded(ids, labels, tiles, spans, sizes, overviews=np.array(overviews, dtype=bool))
 
     # ---------------------------------------------------------------------------------------- transformers' way
 

@@ -11,6 +11,7 @@ from tiny_model import PICTURE, make, text, tiles
 
 from mm15.model import MM15ForConditionalGeneration
 from mm15.model.moe import gates, router_losses
+from mm15.model.routing import GROUPED
 
 
 def sparse(**changes: Any) -> MM15ForConditionalGeneration:
@@ -93,7 +94,7 @@ def test_an_even_router_has_balance_one() -> None:
 
 
 def test_the_model_reports_the_losses_of_its_own_routers() -> None:
-    """Logits are those of the gates on this forward; real tokens only; the loss adds both with their weights."""
+    """Logits are those of the gates on this forward; real tokens only; the loss adds both of every layer, weighted."""
     model = sparse()
     seen: list[torch.Tensor] = []
     for gate in gates(model.decoder):
@@ -110,7 +111,8 @@ def test_the_model_reports_the_losses_of_its_own_routers() -> None:
     assert out.expert_counts.tolist() == [w[2] for w in wanted]
     assert out.expert_counts.sum(1).tolist() == [15 * 2] * 2
     main = out.loss_sum / out.loss_count
-    assert out.loss.item() == pytest.approx((main + 0.01 * out.balance_loss + 0.001 * out.z_loss).item(), rel=1e-5)
+    router = sum(0.01 * balance + 0.001 * z for balance, z, _ in wanted)
+    assert out.loss.item() == pytest.approx(main.item() + router, rel=1e-5)
 
 
 def test_padding_tail_of_a_pack_is_not_routed_for() -> None:
@@ -184,7 +186,7 @@ def test_router_losses_add_up_over_micro_batches() -> None:
 def test_experts_implementations_agree(implementation: str) -> None:
     """Logits do not depend on how the experts are multiplied; the fastest on CPUs and GPUs alike is the default."""
     model = sparse()
-    assert model.decoder.config._experts_implementation == "grouped_mm"
+    assert model.decoder.config._experts_implementation == GROUPED
     ids = torch.tensor([text(20)])
     with torch.no_grad():
         wanted = model(ids).logits

@@ -27,6 +27,7 @@ from mm15.regions import Coordinates
 from mm15.text import tokenizer as tokenizers
 from mm15.text.render import Ref
 from mm15.train import checkpoint, optim, parallel
+from mm15.train.exporting import export_checkpoint
 from mm15.train.loop import NotFiniteError, backward, train
 from mm15.train.metrics import Metrics, read
 from mm15.train.run import make_model, run, start_stage
@@ -95,18 +96,33 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(t
         assert torch.equal(a, b) or a.isnan().any()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_killed_five_times_is_the_same_run_bit_for_bit(workers: int, tmp_path: Path) -> None:
-    """SIGKILL at random moments, then the same command again: loss and gradient norm of every step of every stage."""
-    command = [sys.executable, str(HERE / "kill_harness.py"), str(tmp_path), str(workers)]
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (1, 1), (2, 1), (0, 2)])
+def test_killed_again_and_again_is_the_same_run_bit_for_bit(workers: int, ranks: int, tmp_path: Path) -> None:
+    """SIGKILL at random moments, of two processes only one, then the same command again: loss and gradient norm of
+    every step of every stage. The process that is left ends by itself, with one line; SIGTERM stops both together."""
+    command = [sys.executable, str(HERE / "kill_harness.py"), str(tmp_path), str(workers), str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=HERE.parent, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["kills"] == 5
+    assert told["kills"] == 5 * ranks
     steps = {name: stage.steps for name, stage in recipe.load(HERE / "tiny.yaml").stages.items()}
     assert {name: len(lines) for name, lines in told["whole"].items()} == steps
     assert told["killed"] == told["whole"]
+    assert len(told["survivors"]) == (0 if ranks == 1 else 10)
+    assert all(status == 2 and "another process of the run" in line for status, line in told["survivors"])
+    if ranks > 1:
+        assert told["stopped"] == told["whole"]
+        for (status, lines, reached), stage in zip(told["stops"], ["pretrain", "continual"], strict=True):
+            assert status == [143, 143]
+            line = f"mm15: stopped by SIGTERM after step {len(reached[stage])} of {stage}; the same command continues"
+            assert lines == [line, line]
+        export_checkpoint(tmp_path / "killed", tmp_path / "exported")  # from the shards of both
+        weights = [
+            load_file(folder / "model.safetensors") for folder in (tmp_path / "exported", tmp_path / "killed/model")
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +292,9 @@ def test_the_realised_mixture_follows_the_weights(tiny) -> None:
     stage = settings.stages["sft"]
     sources = {name: open_source(source, name) for name, source in settings.sources.items()}
     mixture = Mixture.of_stage(stage, {name: len(source) for name, source in sources.items()}, seed=0)
-    loader = PackedLoader(mixture, sources, processor.encode, tokens=512, tiles=64, rows=4, workers=0)
+    loader = PackedLoader(
+        mixture, sources, processor.encode, processor.measure, tokens=512, tiles=64, rows=4, workers=0
+    )
     rows = iter(loader)
     for _ in range(20):
         next(rows)

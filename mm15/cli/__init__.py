@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from .data import data
+from .exporting import export
+from .models import upcycle
 from .output import Json, note, save, say
+from .planning import plan
 
 if TYPE_CHECKING:
     from ..generate.conversation import Conversation, Reply
+    from ..generate.fast import FastDecoder
     from ..regions import Box, Point
 
 app = typer.Typer(
@@ -33,12 +37,17 @@ app = typer.Typer(
 )
 
 app.add_typer(data, name="data")
+app.command()(export)
+app.command()(upcycle)
+app.command()(plan)
 
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Typer's errors of usage: its own copy of click's, or click's, by version."""
 
 INTERRUPTED = 130
 """Status of a command that Ctrl-C ended, as shells have it."""
+TERMINATED = 143
+"""Status of a run that SIGTERM ended, as shells have it."""
 
 
 @app.command()
@@ -47,6 +56,9 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: stages.sft.steps=100")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME).")] = None,
     stage: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on with another learning rate, schedule or clipping.")
+    ] = False,
 ) -> None:
     """Run all stages of a recipe, then evaluation and report. The same command again resumes."""
     from .. import recipe as recipes
@@ -58,7 +70,7 @@ def run(
     from ..evaluate.stage import evaluate_stage
     from ..train.run import run as run_recipe
 
-    run_recipe(settings, folder, only=stage, evaluate=evaluate_stage)
+    run_recipe(settings, folder, only=stage, evaluate=evaluate_stage, accept_changes=accept_changes)
     if int(os.environ.get("RANK", "0")) == 0:
         page = write_report(folder)
         scores = folder / "evaluation" / f"{stage or list(settings.stages)[-1]}.json"
@@ -77,6 +89,7 @@ def chat(
     max_tiles: Annotated[int | None, typer.Option(help="Allow more tiles than in training.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     draw: Annotated[Path | None, typer.Option(help="Write the last picture with the answer's boxes drawn.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Fast generation on a CPU: fp32 (same answers) or int8.")] = None,
     json: Json = False,
 ) -> None:
     """Ask a model about pictures; boxes come back in pixels of the picture."""
@@ -99,7 +112,7 @@ def chat(
     network, processor = load(model)
     if max_tiles is not None:
         processor = processor.with_tiling(max_tiles=max_tiles)
-    conversation = Conversation(network, processor, max_new_tokens=max_new_tokens)
+    conversation = Conversation(network, processor, max_new_tokens=max_new_tokens, fast=_fast(network, weights))
     if prompt is None:
         _converse(conversation, opened, places)
         return
@@ -212,6 +225,19 @@ def _inside(place: Box | Point, size: tuple[int, int]) -> None:
         raise UserError(str(error)) from None
 
 
+def _fast(network: Any, weights: str | None) -> FastDecoder | None:
+    """The fast decoder that `--weights` asks for; without it none, and transformers' `generate` answers."""
+    if weights is None:
+        return None
+    from ..generate.fast import FastDecoder
+    from ..generate.fast_graph import Weights
+
+    known = [kind.value for kind in Weights]
+    if weights not in known:
+        raise UserError(f"--weights is {weights!r}; give one of {', '.join(known)}")
+    return FastDecoder(network, weights=Weights(weights))
+
+
 def _converse(conversation: Conversation, pictures: list[Any], places: list[Any]) -> None:
     """Lines from stdin to the model until end of file; the pictures go with the first."""
     note("Ask about the picture; an empty line or Ctrl-D ends.")
@@ -261,6 +287,9 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         note("mm15: interrupted; the same command goes on from what was saved")
         sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        note(f"mm15: {stopped}")
+        sys.exit(TERMINATED)
     except BrokenPipeError:
         sys.exit(0)
 

@@ -21,18 +21,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from filelock import FileLock, Timeout
-
 from ..data.writers.shards import ShardWriter, open_shard
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import alone_in, write_atomically
 from ..progress import Bar
 from ..sample import Sample
 from .engines import Engine, Failed, in_order
@@ -154,21 +152,6 @@ def is_heldout(key: str, share: float) -> bool:
     """Whether what `key` names (a file's digest, a seed) is kept for evaluation: about `share` of all keys are, each
     always or never, whatever else there is."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
-
-
-@contextmanager
-def alone_in(out: Path, lock_name: str, *, busy: str) -> Iterator[None]:
-    """The folder `out`, made if need be and ours alone; UserError saying `busy` while another process has it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / lock_name, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{out}: {busy}; wait for it or give another --out") from None
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    with lock:
-        yield
 
 
 def name_of(item: Item) -> str:

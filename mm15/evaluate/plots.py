@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_INK, _BLUE = "#010203", "#010204"
-"""Stand-ins that become the page's text colour and its blue."""
+_INK, _BLUE, _ORANGE = "#010203", "#010204", "#010205"
+"""Stand-ins that become the page's text colour, its blue and its orange."""
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], *, name: str) -> str:
@@ -18,6 +18,16 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, name: str) -> s
     `name` keeps the drawing's inner ids apart from those of other drawings on the page. Steps whose loss is not finite
     leave a gap.
     """
+    return curves(steps, {"": losses}, name=name, title=f"Loss of stage {name}")
+
+
+def curves(
+    steps: Sequence[int], lines: Mapping[str, Sequence[float]], *, name: str, title: str, level: float | None = None
+) -> str:
+    """Up to two series over steps as `loss_curve` draws one, the second orange, each named at its end.
+
+    A dashed line stands at `level`. `title` is for those who cannot see it.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -25,11 +35,19 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, name: str) -> s
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        values = np.where(np.isfinite(losses), losses, np.nan).astype(float)
-        axes.plot(steps, values, color=_BLUE, linewidth=0.8, alpha=0.3)
-        axes.plot(steps, running_mean(values, len(values) // 50), color=_BLUE, linewidth=2)
-        if np.isfinite(values).any():
-            axes.set_ylim(0, 1.05 * np.nanpercentile(values, 99.5))
+        top = 0.0
+        for (label, series), color in zip(lines.items(), (_BLUE, _ORANGE), strict=False):
+            values = np.where(np.isfinite(series), series, np.nan).astype(float)
+            smooth = running_mean(values, len(values) // 50)
+            axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
+            axes.plot(steps, smooth, color=color, linewidth=2)
+            axes.annotate(label, (steps[-1], smooth[-1]), xytext=(4, 0), textcoords="offset points", color=color)
+            if np.isfinite(values).any():
+                top = max(top, float(np.nanpercentile(values, 99.5)))
+        if level is not None:
+            axes.axhline(level, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.5)
+        if top > 0:
+            axes.set_ylim(0, 1.05 * top)
         axes.set_xlabel("step", color=_INK)
         axes.tick_params(colors=_INK)
         axes.grid(color=_INK, alpha=0.12)
@@ -38,7 +56,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], *, name: str) -> s
             spine.set_color(_INK)
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
-    return _themed(out.getvalue(), f"Loss of stage {name}")
+    return _themed(out.getvalue(), title)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -60,5 +78,5 @@ def _themed(svg: str, title: str) -> str:
     rest = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL)
     rest = re.sub(r"<g id=\"patch_[12]\">\s*<path[^>]*style=\"fill: #ffffff[^>]*/>\s*</g>", "", rest)
     rest = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px; font-family: inherit", rest)
-    rest = rest.replace(_INK, "currentColor").replace(_BLUE, "var(--blue)")
+    rest = rest.replace(_INK, "currentColor").replace(_BLUE, "var(--blue)").replace(_ORANGE, "var(--orange)")
     return f'{head} role="img" aria-label="{title}">{rest}'

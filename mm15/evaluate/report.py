@@ -13,6 +13,7 @@ from pathlib import Path
 from .. import page
 from .. import recipe as recipes
 from ..files import write_atomically
+from .report_experts import expert_use
 from .report_scores import example_cards, score_plot, score_tables
 from .report_training import curves, mixture, settings, skipped
 from .run_record import RunRecord, read_run
@@ -27,6 +28,7 @@ def write_report(run_dir: str | Path) -> Path:
         *_examples(run),
         "<h2>Training</h2>",
         *curves(run.stages),
+        *expert_use(run.stages),
         "<h2>Mixture: asked and realised</h2>",
         *mixture(run.stages),
         *skipped(run.stages),

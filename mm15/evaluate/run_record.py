@@ -1,6 +1,6 @@
 """A run folder as it is read for its report: whatever of it exists, stage by stage.
 
-recipe.yaml                        stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
+recipe.yaml                        stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl, experts.jsonl
 model/*.safetensors                evaluation/NAME.json, examples/NAME/examples.json and its pictures
 """
 
@@ -29,6 +29,7 @@ class StageRecord:
     metrics: list[_JSON] = field(default_factory=list)
     mixture: _JSON | None = None
     skipped: list[_JSON] = field(default_factory=list)
+    experts: list[_JSON] = field(default_factory=list)
     evaluation: _JSON | None = None
     examples: list[_JSON] = field(default_factory=list)
     pictures: Path = Path()
@@ -88,6 +89,7 @@ def _read_stage(folder: Path, name: str, stage: recipes.Stage) -> StageRecord:
         metrics=_lines(own / "metrics.jsonl"),
         mixture=_json(own / "mixture.json"),
         skipped=_lines(own / "skipped.jsonl"),
+        experts=_lines(own / "experts.jsonl"),
         evaluation=_json(folder / "evaluation" / f"{name}.json"),
         examples=_json(pictures / "examples.json") or [],
         pictures=pictures,

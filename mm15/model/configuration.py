@@ -52,6 +52,8 @@ class MM15Config(PreTrainedConfig):
     """Weight of the balance loss of a mixture-of-experts decoder (paper section 4)."""
     router_z: float = 0.001
     """Weight of the router z-loss (paper section 4)."""
+    router_capacity: float | None = None
+    """In training an expert serves at most so many even shares of a row's assignments; None: all."""
     coordinates: dict[str, Any] = field(default_factory=dict)
     """The coordinate contract the model was trained with, for the record; the processor owns it."""
     tiling: dict[str, Any] = field(default_factory=dict)

@@ -27,7 +27,8 @@ from .configuration import MM15Config
 from .decoder import new_decoder
 from .loading import mark_initialised
 from .loss import label_loss, target_loss
-from .moe import router_logits, router_losses
+from .moe import dropped, router_losses, router_outputs
+from .routing import install
 from .vision import VisionEncoder
 
 
@@ -36,8 +37,9 @@ class MM15Output(ModelOutput):
     """What a forward returns.
 
     `loss` is what to call backward on; `loss_sum` and `loss_count` are the cross entropy summed over targets and their
-    number. Mixture-of-experts decoders add `balance_loss`, `z_loss`, `expert_counts` [layers, experts], and the number
-    of real tokens they were taken over.
+    number. Mixture-of-experts decoders add `balance_loss`, `z_loss`, `expert_counts` [layers, experts] (with
+    `token_kinds` [layers, kinds, experts]), the number of real tokens these were taken over, and with limited capacity
+    in training `router_dropped` [layers], assignments that were dropped.
     """
 
     loss: Tensor | None = None
@@ -50,6 +52,7 @@ class MM15Output(ModelOutput):
     z_loss: Tensor | None = None
     expert_counts: Tensor | None = None
     router_tokens: Tensor | None = None
+    router_dropped: Tensor | None = None
 
 
 class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -86,6 +89,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
             mlp_depth=config.connector_mlp_depth,
         )
         self.decoder = decoder or new_decoder(config.text_config)
+        install(self.decoder, config.router_capacity)
         for part in (tower, decoder):
             if part is not None:
                 mark_initialised(part)
@@ -203,6 +207,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         tile_spans: Tensor | None = None,
         num_tokens_in_batch: Tensor | int | None = None,
+        token_kinds: Tensor | None = None,
         **kwargs: Any,
     ) -> MM15Output | tuple[Any, ...]:
         """Logits, and the loss when there are labels.
@@ -211,7 +216,8 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         convention); `shift_labels` say at each position what comes next, and then no `logits` are returned. The loss is
         divided by `num_items_in_batch` (targets over all micro-batches and ranks) or else by this batch's targets.
         Router losses enter it weighted by this batch's share of the step: of `num_tokens_in_batch` (real tokens) where
-        given, else of the targets. Raises ValueError when tiles and placeholders do not match, and for packed rows with
+        given, else of the targets. `token_kinds` [B, T] are labels 0, 1, ... by which `expert_counts` are counted.
+        Raises ValueError when tiles and placeholders do not match, and for packed rows with
         padding masked by `attention_mask`.
         """
         as_tuple = kwargs.pop("return_dict", True) is False
@@ -229,7 +235,7 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if documents is not None:
             attention_mask, past_key_values, use_cache = None, None, False
             kwargs.update(packed_arguments(self.config.text_config._attn_implementation, documents))
-        with router_logits(self.decoder) as routed:
+        with router_outputs(self.decoder) as routed:
             outputs = self.decoder.model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -242,9 +248,12 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         result = MM15Output(past_key_values=outputs.past_key_values, hidden_states=outputs.get("hidden_states"))
         if routed and not seen:
             real_BT = real_tokens(attention_mask, documents, shape, hidden_BTH.device)
-            routing = router_losses(routed, self.config.text_config.num_experts_per_tok, real_BT)
+            top_k = self.config.text_config.num_experts_per_tok
+            routing = router_losses([layer.logits for layer in routed], top_k, real_BT, token_kinds)
             result.balance_loss, result.z_loss, result.expert_counts = routing.balance, routing.z, routing.expert_counts
             result.router_tokens = real_BT.sum()
+            if self.training and self.config.router_capacity is not None:
+                result.router_dropped = dropped([layer.gates for layer in routed], real_BT)
         if shift_labels is not None:
             result.loss_sum, result.loss_count = target_loss(self.decoder.lm_head, hidden_BTH, shift_labels)
         elif labels is not None:
@@ -257,14 +266,15 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return result.to_tuple() if as_tuple else result
 
     def _total(self, result: Any, items: Tensor | int | None, tokens: Tensor | int | None) -> Tensor:
-        """Cross entropy over targets plus the weighted router losses, each by this batch's share of the step."""
+        """Cross entropy over targets plus the weighted router losses, summed over layers, each by this batch's share of
+        the step."""
         count = result.loss_count.clamp(min=1) if items is None else items
         loss = result.loss_sum / count
         if result.balance_loss is None:
             return loss
         share = result.loss_count / count if tokens is None else result.router_tokens / tokens
         router = self.config.router_balance * result.balance_loss + self.config.router_z * result.z_loss
-        return loss + share * router
+        return loss + share * router * len(result.expert_counts)
 
     def _logits(self, hidden_BTH: Tensor, keep: int | Tensor) -> Tensor:
         part = slice(-keep, None) if isinstance(keep, int) and keep else slice(None) if isinstance(keep, int) else keep

@@ -35,7 +35,8 @@ class Encoded:
     """One example as the model takes it.
 
     input_ids int64 [T]; labels int64 [T], shifted left by one, IGNORE where not trained on; tiles uint8 [N, 3, H, W];
-    spans int64 [N], the first placeholder of each tile in `input_ids`; sizes, the pictures' (width, height) in pixels.
+    spans int64 [N], the first placeholder of each tile in `input_ids`; sizes, the pictures' (width, height) in pixels;
+    overviews bool [N], which tiles are overviews (None: none is).
     """
 
     input_ids: np.ndarray
@@ -44,6 +45,7 @@ class Encoded:
     spans: np.ndarray
     sizes: tuple[tuple[int, int], ...] = ()
     ref: Ref | None = None
+    overviews: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from .. import recipe
 from ..data.loader import Batch
 from ..errors import UserError
+from .expert_use import ExpertUse
 from .optim import learning_rate, set_learning_rate
-from .parallel import World
+from .parallel import World, clip, last_row
 
 
 class NotFiniteError(UserError):
@@ -42,10 +41,12 @@ class Step:
     tiles: int
     seconds: float
     router: dict[str, float]
+    stopping: bool = False
+    """Whether a process of the run has been asked to stop; the same on all of them."""
 
     def line(self) -> dict[str, Any]:
         """The step as a line of metrics.jsonl; router losses only where there is a router."""
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "router"}
+        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("router", "stopping")}
         return {**fields, **self.router}
 
 
@@ -59,51 +60,56 @@ def train(
     bf16: bool,
     world: World,
     on_step: Callable[[Step], None],
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    use: ExpertUse | None = None,
 ) -> None:
-    """Trains from step `first` (1-based) to the last of the stage; `on_step` logs and saves."""
+    """Trains from step `first` (1-based) to the last of the stage; `on_step` logs and saves, and ends it by raising."""
     model.train()
     for number in range(first, stage.steps + 1):
         started = time.perf_counter()
         batch = next(rows)
         rate = learning_rate(number - 1, stage.steps, stage.optimizer.lr, stage.schedule)
         set_learning_rate(optimizer, rate)
-        loss, router = backward(model, batch, bf16=bf16, world=world)
-        norm = _number(torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optimizer.clip))
+        loss, totals = backward(model, batch, bf16=bf16, world=world, asked_to_stop=asked_to_stop, use=use)
+        norm = clip(model.parameters(), stage.optimizer.clip)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             names = ", ".join(f"{ref.source}[{ref.index}]" for row in batch for ref in row.refs)
-            raise NotFiniteError(
-                f"step {number}: loss {loss}, gradient norm {norm}; lower optimizer.lr or look at the samples: {names}"
-            )
+            raise NotFiniteError(f"step {number}: loss {loss}, gradient norm {norm}; look at its samples: {names}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        counts = {
+        counts = {name: int(totals.pop(name)) for name in ("tokens", "targets", "samples", "tiles")}
+        stopping = totals.pop("stopping") > 0
+        seconds = time.perf_counter() - started
+        on_step(Step(number, loss, rate, norm, **counts, seconds=seconds, router=totals, stopping=stopping))
+
+
+def backward(
+    model: torch.nn.Module,
+    batch: list[Batch],
+    *,
+    bf16: bool,
+    world: World,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    use: ExpertUse | None = None,
+) -> tuple[float, dict[str, float]]:
+    """Gradients of ``sum of losses / count of targets`` over all rows and ranks.
+
+    Returns the loss, and by name over all ranks: tokens, targets, samples, tiles; router losses where there are
+    routers; and how many ranks were asked to stop. Two exchanges of numbers: before the rows and after them; and one
+    of expert use, which `use` counts by token kind.
+    """
+    counts = world.totals(
+        {
             "tokens": sum(row.input_ids.shape[1] for row in batch),
-            "targets": _targets(batch),
+            "targets": sum(int((row.labels != -100).sum()) for row in batch),
             "samples": sum(len(row.refs) for row in batch),
             "tiles": sum(len(row.tiles) for row in batch),
         }
-        totals = {key: int(world.total(value)) for key, value in counts.items()}
-        on_step(Step(number, loss, rate, norm, seconds=time.perf_counter() - started, router=router, **totals))
-
-
-def _number(tensor: torch.Tensor) -> float:
-    """A scalar, gathered from all ranks where it is sharded."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).item()
-
-
-def _targets(batch: list[Batch]) -> int:
-    return sum(int((row.labels != -100).sum()) for row in batch)
-
-
-def backward(model: torch.nn.Module, batch: list[Batch], *, bf16: bool, world: World) -> tuple[float, dict[str, float]]:
-    """Gradients of ``sum of losses / count of targets`` over all rows and ranks; returns the loss and router losses."""
-    count = max(world.total(_targets(batch)), 1)
-    tokens = max(world.total(sum(row.input_ids.shape[1] for row in batch)), 1)
-    total = torch.zeros((), dtype=torch.float64)
-    router: dict[str, float] = {}
+    )
+    count, tokens = max(counts["targets"], 1), max(counts["tokens"], 1)
+    sums: dict[str, Any] = {"loss": 0.0}
     for i, row in enumerate(batch):
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(i == len(batch) - 1)
+        last_row(model, i == len(batch) - 1)
         with _autocast(bf16, world):
             out = model(
                 input_ids=row.input_ids.to(world.device, non_blocking=True),
@@ -113,15 +119,18 @@ def backward(model: torch.nn.Module, batch: list[Batch], *, bf16: bool, world: W
                 shift_labels=row.labels.to(world.device, non_blocking=True),
                 num_items_in_batch=count,
                 num_tokens_in_batch=tokens,
+                token_kinds=None if use is None else use.kinds(row),
                 use_cache=False,
             )
         out.loss.backward()
-        total += out.loss_sum.detach().double().cpu() / count
+        sums["loss"] += out.loss_sum.detach().double() / count
         for name in ("balance_loss", "z_loss"):
             if getattr(out, name) is not None:
-                share = row.input_ids.shape[1] / tokens
-                router[name] = router.get(name, 0.0) + getattr(out, name).item() * share
-    return world.total(total.item()), {name: world.total(value) for name, value in router.items()}
+                sums[name] = sums.get(name, 0) + getattr(out, name).detach().double() * row.input_ids.shape[1] / tokens
+        if use is not None:
+            use.add(out.expert_counts, out.router_dropped)
+    sums = world.totals({**sums, "stopping": asked_to_stop()}) | ({} if use is None else use.line())
+    return sums.pop("loss"), {**counts, **sums}
 
 
 def _autocast(bf16: bool, world: World) -> Any:

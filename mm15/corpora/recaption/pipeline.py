@@ -23,10 +23,11 @@ from PIL import Image as PILImage
 
 from ...data.sources import SourceData
 from ...errors import UserError
+from ...files import alone_in
 from ...image import open_picture
 from ...progress import Bar
 from ...sample import Image, Sample, assistant, document, user
-from ..build import Made, Skip, alone_in
+from ..build import Made, Skip
 from .alike import Alike
 from .answers import Answers, key_of, picture_digest
 from .captioners import Answer, Captioner, Question
