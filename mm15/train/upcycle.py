@@ -8,7 +8,8 @@ token's k experts sum to 1, so with plain copies the sparse model computes what 
 give up a part of that for experts that differ from the start: noise on all of them, whole fresh ones, or fresh hidden
 units in each ("drop-upcycling", arXiv 2502.19261). Every weight is a function of its name and the seed.
 
-Memory: twice a shard of the sparse model (`SHARD` bytes) and a few dense tensors. The folder appears whole or not at all.
+Memory: twice a shard of the sparse model (`SHARD` bytes) and a few dense tensors. The folder appears whole or not at
+all.
 Only qwen3 decoders can be taken: qwen3_moe normalises queries and keys, which no weights can undo for llama, mistral
 and qwen2, and qwen2 has biases besides. Mixtral's layout has neither, but no dense layers between its sparse ones.
 """
