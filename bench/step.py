@@ -59,11 +59,10 @@ def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def mm15_step() -> Callable[[], object]:
     """Our step: the loop's own `backward` and `clip` on one packed pass of both rows."""
-    from mm15.train.allocator import keep_freed_memory
-
     from mm15 import recipe
     from mm15.data.loader import Batch
     from mm15.model import build
+    from mm15.train.allocator import keep_freed_memory
     from mm15.train.loop import backward
     from mm15.train.optim import make_optimizer
     from mm15.train.parallel import World, clip

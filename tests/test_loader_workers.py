@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -11,15 +12,19 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image as PILImage
-from sized_samples import encode, make, steps
+from sized_samples import encode, make, slowly, steps
 
 from mm15.data.loader import PackedLoader
 from mm15.data.mixture import Mixture
 from mm15.data.sources import open_source
+from mm15.errors import UserError
 from mm15.recipe import Category, Group, LlavaSource
 from mm15.sample import Sample
 from mm15.text.render import Encoded
@@ -71,18 +76,95 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def test_control_c_is_for_the_main_process() -> None:
-    """SIGINT to the whole group, as a terminal sends it: a run may finish its step first, and its workers go on."""
+def _running(pids: list[int]) -> list[int]:
+    """Those of the processes that have not ended."""
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                found.append(pid)
+    return found
+
+
+def _wait_for_end(pids: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _running(pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _running(pids)
+
+
+def test_a_worker_that_hangs_is_reported_by_its_sample() -> None:
+    """And nothing is left running, though the error is still held."""
+    before = _children(os.getpid())
+    began = time.monotonic()
+    with pytest.raises(UserError, match=_HUNG) as error:
+        steps(make(2, encoder=_hanging, worker_timeout=2), 100)
+    assert 2 <= time.monotonic() - began < 12 and "\n" not in str(error.value)
+    assert _running(_children(os.getpid())) == before
+
+
+_HUNG = (
+    r"has been at sample 9 of source 'long' \(draw \d+\) for \d+ s \(worker_timeout=2\); .*--source long --sample 9\)"
+)
+
+
+def _hanging(sample: Sample) -> Encoded:
+    if sample.id == "long-9":
+        time.sleep(1000)
+    return encode(sample)
+
+
+def test_time_that_the_main_process_takes_is_not_that_of_the_workers() -> None:
+    """Steps that are longer than the timeout, and reads that are nearly as long."""
+    for i, _ in enumerate(make(1, encoder=slowly, worker_timeout=1)):
+        time.sleep(1.5 if i == 0 else 0)
+        if i == 20:
+            break
+
+
+def test_workers_end_when_the_main_process_was_killed() -> None:
+    """While they write into its pipe, which is full: nobody else would end them."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    main = multiprocessing.get_context("fork").Process(target=_say_children_and_wait, args=(writer,))
+    main.start()
+    children = reader.recv()
+    assert len(children) == 2 == len(_running(children))
+    main.kill()
+    main.join()
+    _wait_for_end(children, 10)
+
+
+def _say_children_and_wait(writer: Connection) -> None:
+    stream = iter(make(2, encoder=_large))
+    next(stream)
+    time.sleep(0.5)
+    writer.send(_children(os.getpid()))
+    time.sleep(1000)
+
+
+def _large(sample: Sample) -> Encoded:
+    found = encode(sample)
+    return replace(found, tiles=np.zeros((len(found.tiles), 3, 500, 500), np.uint8))
+
+
+def test_control_c_and_sigterm_are_for_the_main_process() -> None:
+    """To the whole group, as terminals and schedulers send them: a run may finish its step first, and its workers go
+    on. Afterwards they end at once."""
     code = """
-        import signal, sys
+        import signal, sys, time
         sys.path.insert(0, "tests")
         import sized_samples
         signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
-        for i, step in enumerate(sized_samples.make(2, encoder=sized_samples.slowly)):
-            if i == 0:
-                print("ready", flush=True)
-            if i == 40:
-                break
+        signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+        stream = iter(sized_samples.make(2, encoder=sized_samples.slowly))
+        for word in ("ready", "on", "done"):
+            next(stream)
+            print(word, flush=True)
+            for _ in range(20 if word != "done" else 0):
+                next(stream)
+        began = time.monotonic()
+        stream.close()
+        assert time.monotonic() - began < 3
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             for i, step in enumerate(sized_samples.make(2, encoder=sized_samples.slowly)):
@@ -96,10 +178,16 @@ def test_control_c_is_for_the_main_process() -> None:
     with subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        for wait, answer in (("ready\n", "interrupted\n"), ("again\n", "ended\n")):
-            assert process.stdout.readline() == wait
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.stdout.readline() == answer
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert process.stdout.readline() == "on\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.stdout.readline() == "asked\n"
+        assert process.stdout.readline() == "done\n"
+        assert process.stdout.readline() == "again\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == "ended\n"
         errors = process.communicate(timeout=30)[1]
     assert process.returncode == 0 and "Traceback" not in errors, errors
 
