@@ -51,7 +51,7 @@ class Router(Settings):
     z: float = 0.001
     capacity: float | None = Field(default=None, gt=0)
     """In training an expert takes at most `capacity` times its even share of a row's assignments; what is more is
-    dropped (GShard, arXiv 2006.16668, has 2.0). None: nothing is dropped."""
+    dropped. GShard's capacity of 2 T / E tokens at top-2 (arXiv 2006.16668) is 1.0 here. None: nothing is dropped."""
 
 
 class Model(Settings):
@@ -273,6 +273,8 @@ class Recipe(Settings):
     """Compute threads on a CPU; None leaves torch's choice."""
     workers: int = 1
     """Loader worker processes; 0 loads in the training process. Any number gives the same stream."""
+    worker_timeout: int = Field(default=600, ge=1)
+    """Seconds after which a worker that gives nothing is held to hang, and the run ends naming its sample."""
     model: Model
     picture: Picture = Picture()
     coordinates: Contract = Contract()

@@ -1,7 +1,7 @@
 """Optimisers, learning-rate schedules, and which parameter learns at what part of the rate.
 
-AdamW is torch's fused one. AdaFactor is transformers', with an absolute learning rate (no parameter scale, no
-relative step), as the framework MM1.5 was trained with uses it (docs/paper_map.md).
+AdamW is torch's fused one. AdaFactor is ours (`adafactor.py`), with an absolute learning rate, as the framework MM1.5
+was trained with uses it (docs/paper_map.md).
 
 A parameter's factor on the rate is its part's (`optimizer.rates`) times its layer's (`optimizer.layer_decay`, d): for a
 part of n layers, as in BEiT (arXiv 2106.08254) and as timm groups a tower without a head,
@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from .. import recipe
+from .adafactor import Adafactor
 
 _LAYER = re.compile(r"(?:^|\.)(layers?\.\d+|s\d\.b\d+)\.")
 """A layer of a decoder or encoder (`layers.3`, `layer.3`), or a block of the connector (`s1.b2`)."""
@@ -46,9 +47,7 @@ def make_optimizer(parameters: nn.Module | Iterable[nn.Parameter], settings: rec
         groups.append({"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, **extra})
     groups = [group for group in groups if group["params"]]
     if settings.name == "adafactor":
-        from transformers.optimization import Adafactor
-
-        return Adafactor(groups, lr=settings.lr, scale_parameter=False, relative_step=False, warmup_init=False)
+        return Adafactor(groups, lr=settings.lr)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
