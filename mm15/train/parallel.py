@@ -86,6 +86,13 @@ class World:
             dist.all_reduce(summed)
         return dict(zip(values, summed.tolist(), strict=True))
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank hands in, in their order; anything that can be pickled."""
+        found = [value] * self.size
+        if self.mesh is not None:
+            dist.all_gather_object(found, value, self.waiting)
+        return found
+
     def barrier(self) -> None:
         """Waits for all ranks, however long the main one takes."""
         if self.mesh is not None:

@@ -37,7 +37,7 @@ from .stopping import Stopping
 
 __all__ = ["make_model", "make_tokenizer", "run", "stage_processor", "start_stage"]
 
-MAY_CHANGE = ("workers:", "checkpoint.", "evaluation.", "parallel.")
+MAY_CHANGE = ("workers:", "worker_timeout:", "checkpoint.", "evaluation.", "parallel.")
 """Settings that a resumed run may have changed: they do not change what is learnt."""
 MAY_CHANGE_WHEN_ASKED = ("optimizer.lr:", "optimizer.clip:", "schedule.")
 """Settings of a stage that is not finished, which may be changed on purpose: the checkpoint does not hold them."""

@@ -70,7 +70,7 @@ def train_stage(run: Run, name: str, model: MM15ForConditionalGeneration, proces
     use = ExpertUse.of(model, stage.mixture, folder / "experts.jsonl", world=world, done=done)
     if skips is not None:
         metrics.rewind(done)
-        skips.rewind(state["loader"]["next"] if state else 0)
+        skips.rewind(*((state["loader"]["next"], state["loader"]["waiting"]) if state else (0,)))
 
     def save(step: int) -> None:
         reached = {"loader": loader.state_dict(), "fingerprint": recipes.fingerprint(recipe)}
@@ -164,8 +164,10 @@ def _make_loader(
         tiles=batch.tiles,
         rows=batch.rows,
         workers=run.recipe.workers,
+        worker_timeout=run.recipe.worker_timeout,
         rank=run.world.rank,
         world_size=run.world.size,
+        gather=run.world.gather,
         on_skip=None if skips is None else skips.add,
     )
 
