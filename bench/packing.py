@@ -31,6 +31,7 @@ from document_sizes import Size, document, half_text, mostly_tiles, papers, pict
 from mm15.data.loader import PackedLoader
 from mm15.data.mixture import Mixture
 from mm15.data.packing import PATIENCE, Packer
+from mm15.processor import Measured
 from mm15.recipe import Category, Group
 from mm15.sample import Sample
 from mm15.text.render import Encoded
@@ -189,9 +190,14 @@ def encode(sample: Sample) -> Encoded:
     return Encoded(ids, ids, np.zeros((tiles, 3, 1, 1), np.uint8), np.zeros(tiles, np.int64))
 
 
+def measure(sample: Sample) -> Measured:
+    """What `encode` gives, in numbers."""
+    return Measured(sample.meta["tokens"], sample.meta["tokens"], sample.meta["tiles"])
+
+
 def loader(mixture: Mixture) -> PackedLoader:
     sources = {name: Sized(name, length) for name, length in mixture.lengths.items()}
-    return PackedLoader(mixture, sources, encode, tokens=4096, tiles=28, rows=8, workers=0)
+    return PackedLoader(mixture, sources, encode, measure, tokens=4096, tiles=28, rows=8, workers=0)
 
 
 def resume() -> bool:
@@ -207,7 +213,7 @@ def resume() -> bool:
 
 def _resume(fresh: PackedLoader, state: dict[str, Any]) -> None:
     fresh.load_state_dict(state)
-    fresh._documents.read(state["next"])
+    fresh._documents.read(state["next"], whole=True)
 
 
 def memory(samples: int) -> bool:

@@ -34,13 +34,21 @@ def start(folder: Path, *settings: str, ranks: int = 1) -> Life:
 
 
 def reaches(life: Life, folder: Path, steps: int, delay: float) -> bool:
-    """Whether a life comes to its run's `steps`-th step, and `delay` seconds further, before it ends."""
-    while sum(map(len, losses(folder).values())) < steps:
+    """Whether a life comes to its run's `steps`-th step, and `delay` seconds further, before it ends.
+
+    It has written by then, so its processes have met: what ends one that waits for the others to appear is torchrun.
+    """
+    while sum(map(len, losses(folder).values())) < steps or not wrote(folder, life.began):
         if life.ended():
             return False
         time.sleep(0.005)
     time.sleep(delay)
     return not life.ended()
+
+
+def wrote(folder: Path, since: float) -> bool:
+    """Whether metrics were written (or rewound) after this time."""
+    return any(path.stat().st_mtime > since for path in folder.glob("stages/*/metrics.jsonl"))
 
 
 def losses(folder: Path) -> dict[str, list]:

@@ -22,6 +22,7 @@ class Life:
 
     def __init__(self, work: Callable[[], object], logs: Path, *, ranks: int = 1) -> None:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        self.began = time.time()
         self.logs = [logs.with_name(f"{logs.name}.{rank}.log") for rank in range(ranks)]
         self.children: list[int] = []
         self._status: dict[int, int] = {}

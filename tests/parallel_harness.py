@@ -60,7 +60,7 @@ SETTINGS: dict[int, dict[str, list[str]]] = {
         "moe copies scattered": [*MOE, HSDP],
         "moe compiled full": [*MOE, COMPILED, FULL],
     },
-    4: {"moe copies scattered": [*MOE, HSDP, FULL], "dense copies": [*TIED, HSDP]},
+    4: {"moe copies scattered": [*MOE, HSDP, FULL]},
 }
 """Processes -> name of a setting -> its overrides of the tiny recipe. The first word says what it is to equal."""
 KINDS = [["ground", "scene_color"], ["fact_qa", "arithmetic_text"], ["scene_count", "fact_qa"], ["clip_direction"]]

@@ -240,6 +240,7 @@ def test_what_a_stage_will_see_is_what_the_loader_gives(tmp_path: Path) -> None:
         opened.mixture_of("sft"),
         opened.sources,
         opened.processor_of("sft").encode,
+        opened.processor_of("sft").measure,
         tokens=stage.batch.tokens,
         tiles=stage.batch.tiles,
         rows=stage.batch.rows,

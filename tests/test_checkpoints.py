@@ -287,7 +287,11 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         ({"family": "clip", "weights": str(tmp_path / "empty")}, {"family": "llama"}, "empty: cannot be read"),
         (fine, {"family": "llama", "weights": str(broken)}, "broken: cannot be read"),
         (fine, {"family": "llama", "weights": str(short)}, r"short: \d+ weights are missing.*layers\.1\."),
-        (fine, {"family": "llama", "weights": str(short), "shape": {"hidden_size": 3}}, "weights .* and a shape"),
+        (
+            fine,
+            {"family": "llama", "weights": str(short), "shape": {"hidden_size": 3}},
+            "hidden_size is 32, model.decoder.shape.hidden_size says 3",
+        ),
     ]
     for vision, decoder, message in cases:
         with pytest.raises(UserError, match=message) as caught:

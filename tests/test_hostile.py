@@ -66,7 +66,7 @@ def epoch(source: SourceData, processor: MM15Processor, workers: int) -> tuple[d
     """(the row of each sample that could be used, the loader) after one pass over a source."""
     groups = {"all": Group(categories={"all": Category(sources={"mine": 1})})}
     loader = PackedLoader(
-        Mixture(groups, {"mine": len(source)}), {"mine": source}, processor.encode,
+        Mixture(groups, {"mine": len(source)}), {"mine": source}, processor.encode, processor.measure,
         tokens=64, tiles=5, rows=1, workers=workers, lookahead=1,
     )  # fmt: skip
     rows: dict[int, Batch] = {}

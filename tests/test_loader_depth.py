@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sized_samples import LENGTHS, Source, encode, make, steps, through_json
+from sized_samples import LENGTHS, Source, damaged, encode, make, steps, through_json
 
 from mm15 import recipe as recipes
 from mm15.data import loader as loaders
@@ -141,28 +141,33 @@ def test_realised_counts_by_brute_force(kind: str) -> None:
     assert loader.realised == wanted and wanted["text"].skipped and wanted["pictures"].tiles > 50
 
 
-def test_every_skip_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoder", [encode, damaged])
+def test_every_skip_is_in_the_ledger(encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond what is kept in memory; and killed and resumed twice, the file is that of a run that was not."""
     monkeypatch.setattr(loaders, "_LEDGER", 3)
     whole = SkipLedger(tmp_path / "whole.jsonl")
-    straight = make(on_skip=whole.add)
-    steps(straight, 60)
+    straight = make(on_skip=whole.add, encoder=encoder)
+    for count in (20, 25, 15):
+        steps(straight, count)
+        straight.state_dict()
     whole.close()
     lines = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     assert len(lines) == sum(one.skipped for one in straight.realised.values()) > 10
     assert lines[:3] == [asdict(one) for one in straight.skipped]
-    assert [line["draw"] for line in lines] == sorted({line["draw"] for line in lines})
+    draws = [line["draw"] for line in lines if line["source"] != "pictures"]
+    assert draws == sorted(set(draws)) and (len(draws) == len(lines)) == (encoder is encode)
     path, state = tmp_path / "stage" / "skipped.jsonl", None
     for stop, beyond in ((20, 15), (25, 4), (15, 0)):
         ledger = SkipLedger(path)
-        ledger.rewind(state["next"] if state else 0)
-        loader = make(on_skip=ledger.add)
+        ledger.rewind(*((state["next"], state["waiting"]) if state else (0,)))
+        loader = make(on_skip=ledger.add, encoder=encoder)
         if state:
             loader.load_state_dict(state)
         steps(loader, stop)
-        ledger.save()
         state = through_json(loader.state_dict())
-        steps(loader, beyond)  # lines after the checkpoint, then a crash in the middle of one
+        ledger.save()
+        steps(loader, beyond)
+        loader.state_dict()  # lines after the checkpoint, then a crash in the middle of one
         ledger.close()
         with open(path, "a", encoding="utf-8") as file:
             file.write('{"draw": ' if beyond else "")
@@ -170,16 +175,16 @@ def test_every_skip_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_ledger_is_rewound_to_a_draw(tmp_path: Path) -> None:
-    """Lines of earlier draws stay, byte for byte; a line that was cut off goes, and new ones follow."""
+    """Lines of earlier draws stay, byte for byte; a line that was cut off goes, and one of a draw that waited then."""
     ledger = SkipLedger(tmp_path / "skipped.jsonl")
     for draw in (3, 5, 9):
         ledger.add(Skipped(draw, "s", draw, 0, "é", "why"))
     ledger.close()
     lines = (tmp_path / "skipped.jsonl").read_bytes().splitlines(keepends=True)
-    for draw, kept in ((10, 3), (9, 2), (6, 2), (5, 1), (3, 0)):
+    for draw, kept, waiting in ((10, 3, []), (9, 2, []), (6, 2, [4]), (5, 1, []), (3, 0, []), (10, 1, [4, 5])):
         (tmp_path / "skipped.jsonl").write_bytes(b"".join(lines) + lines[0][:7])
         ledger = SkipLedger(tmp_path / "skipped.jsonl")
-        ledger.rewind(draw)
+        ledger.rewind(draw, waiting)
         ledger.add(Skipped(20, "s", 1, 0, "id", "why"))
         ledger.close()
         found = (tmp_path / "skipped.jsonl").read_bytes().splitlines(keepends=True)

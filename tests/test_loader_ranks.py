@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_model
 import torch
+from lives import Life
 from sized_samples import (
     Size,
     Source,
@@ -30,6 +33,7 @@ from mm15.data.packing import Skipped
 from mm15.errors import UserError
 from mm15.sample import Sample
 from mm15.text.render import Encoded, Ref
+from mm15.train import parallel
 
 
 def ranks_of(world: int, workers: int = 0, **more: Any) -> list[PackedLoader]:
@@ -161,6 +165,26 @@ def test_ranks_and_workers_agree_on_what_cannot_be_encoded() -> None:
         assert found_list == alone_list
         late += any(draw in state["waiting"] for draw in range(state["next"]) if is_damaged(_ref(alone, draw)))
     assert len(alone_list) > 20 and late, "some waited while the state was saved"
+
+
+def test_processes_tell_each_other_what_they_could_not_encode(tmp_path: Path) -> None:
+    """By torch.distributed, as a run does; state for state that of one process."""
+
+    def work() -> None:
+        world = parallel.start()
+        loader = make(rows=8, rank=world.rank, world_size=world.size, gather=world.gather, encoder=damaged)
+        for count in (2, 3):
+            steps(loader, count)
+            (tmp_path / f"{world.rank}.{count}").write_text(json.dumps(loader.state_dict()))
+        parallel.stop()
+
+    Life(work, tmp_path / "log", ranks=2).succeed()
+    alone = make(rows=8, encoder=damaged)
+    for count in (2, 3):
+        steps(alone, count)
+        wanted = through_json(alone.state_dict())
+        assert [json.loads((tmp_path / f"{rank}.{count}").read_text()) for rank in range(2)] == [wanted] * 2
+    assert any("cut off" in one["reason"] for one in wanted["skipped"])
 
 
 def _ref(loader: PackedLoader, draw: int) -> Ref:

@@ -103,6 +103,7 @@ def test_whether_it_fits_is_a_matter_of_memory() -> None:
     [
         ("mm15-3b", ["parallel.activation_checkpointing=none"], {}),
         ("mm15-3b-moe", [], {}),
+        ("mm15-1b-moe", ["parallel.replicate=2"], {}),
         ("mm15-30b-public", ["stages.sft.optimizer.name=adamw"], {"gpus": 4}),
         ("mm15-7b", ["parallel.replicate=8"], {}),
         ("mm15-1b", [], {"gpus": 1, "memory_gb": 24}),
@@ -117,6 +118,14 @@ def test_what_is_advised_leads_to_a_plan_that_fits(name: str, overrides: list[st
         assert after.most == pytest.approx(advice.most)
         assert after.fits == advice.fits
         assert after.most < before.most
+
+
+def test_experts_that_are_spread_are_not_gathered() -> None:
+    """A sparse layer of 64 experts in bf16, of which one process of eight has an eighth."""
+    alone, spread = (planned("mm15-3b-moe", f"parallel.experts={n}").stages[-1].memory for n in (1, 8))
+    layer = 2 * 64 * 3 * 2560 * 7936
+    assert alone.copies - spread.copies > 3 * layer * 7 / 8
+    assert alone.weights == spread.weights
 
 
 def test_checkpointing_trades_memory_for_operations() -> None:
@@ -175,6 +184,9 @@ def test_the_table_says_all_of_it() -> None:
         ("pico", [], {"gpus": 8}, "stages.pretrain.batch.rows is 1, which 8 GPUs cannot share evenly; give --gpus 1"),
         ("mm15-3b", [], {"gpus": 7}, "which 7 GPUs cannot share evenly; give --gpus 4"),
         ("mm15-3b", ["parallel.replicate=3"], {"gpus": 8}, "parallel.replicate is 3, and 8 GPUs"),
+        ("mm15-3b-moe", ["parallel.experts=3"], {"gpus": 8}, "parallel.experts is 3, and 8 GPUs"),
+        ("mm15-3b", ["parallel.experts=8"], {"gpus": 8}, "does not divide the decoder's 0 experts"),
+        ("mm15-3b-moe", ["parallel.experts=2", "parallel.replicate=2"], {"gpus": 8}, "cannot be had together"),
         ("picco", [], {}, "did you mean 'pico'"),
         ("pico", ["model.decoder={family: llama, weights: somewhere}"], {"gpus": 1}, "no shape"),
     ],

@@ -1,7 +1,8 @@
 """What to change when a plan does not fit: each suggestion is tried by planning again, and says what it brings.
 
-From what costs least to what costs most: compute activations again, one copy of the model, AdaFactor, smaller rows,
-more GPUs. They are added up one after the other until the plan fits; what saves less than `WORTH` is left out.
+From what costs least to what costs most: compute activations again, one copy of the model, experts spread over a
+machine's GPUs, AdaFactor, smaller rows. They are added up one after the other until the plan fits; what saves less than
+`WORTH` is left out. Last come more GPUs: alone, and with the changes that leave rows as they are.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ def advise(
     most: float,
     tight: list[str],
     again: Callable[[Recipe, int], tuple[float, bool]],
+    *,
+    spread: int = 1,
 ) -> Iterator[Advice]:
-    """Suggestions in order, the changes of each with those of the ones before; last, more GPUs and nothing else.
+    """Suggestions in order, the changes of each with those of the ones before.
 
-    `most` are the bytes needed now, `tight` the stages that do not fit; `again` plans a changed recipe.
+    `most` are the bytes needed now, `tight` the stages that do not fit; `again` plans a changed recipe. Over `spread`
+    GPUs experts can be spread; 1: they cannot.
     """
     changes: Settings = {}
     needed, fits = most, False
-    for settings in _settings(recipe, tight):
+    for settings in _settings(recipe, tight, spread):
         tried = {**changes, **settings}
         found, fits = again(_changed(recipe, tried), gpus)
         if not fits and found > (1 - WORTH) * needed:
@@ -57,8 +61,9 @@ def advise(
         if fits:
             break
     yield from _more_gpus(recipe, {}, gpus, again)
-    if not fits and changes:
-        yield from _more_gpus(_changed(recipe, changes), changes, gpus, again)
+    same_rows = {key: value for key, value in changes.items() if ".batch." not in key}
+    if not fits and same_rows:
+        yield from _more_gpus(_changed(recipe, same_rows), same_rows, gpus, again)
 
 
 def _advice(changes: Settings, gpus: int, most: float, fits: bool) -> Advice:
@@ -81,13 +86,16 @@ def _more_gpus(
         number *= 2
 
 
-def _settings(recipe: Recipe, tight: list[str]) -> Iterator[Settings]:
+def _settings(recipe: Recipe, tight: list[str], spread: int) -> Iterator[Settings]:
     """Settings to try, a later one in place of an earlier of the same name."""
     kinds = ["none", "selective", "full"]
     for kind in kinds[kinds.index(recipe.parallel.activation_checkpointing) + 1 :]:
         yield {"parallel.activation_checkpointing": kind}
     if recipe.parallel.replicate > 1:
         yield {"parallel.replicate": 1}
+    if spread > 1:
+        copies: Settings = {"parallel.replicate": 1} if recipe.parallel.replicate > 1 else {}
+        yield {"parallel.experts": spread, **copies}
     adamw = [name for name in tight if recipe.stages[name].optimizer.name == "adamw"]
     if adamw:
         yield {f"stages.{name}.optimizer.name": "adafactor" for name in adamw}

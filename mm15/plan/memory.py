@@ -231,15 +231,21 @@ class _Walk:
         work = max((self._numbers(stop) for stop in now), default=0)
         following = max(self._numbers(stop) for stop in units)
         total = self.whole * (roots + work + 2 * following)
+        if self.process.experts > 1:  # cut within matrices, a gathered share is put together in a copy
+            total += self.whole * max((stop.unit.experts / self.process.experts for stop in now), default=0)
         if backward and at is not None:
             trained_roots = sum(stop.trained for stop in self.stops if not self._is_unit(stop))
-            total += (self.whole + 4) * (at.trained if self._is_unit(at) else 0) + self.whole * trained_roots
+            own = at.trained - self._elsewhere(at) * (at.trained > 0) if self._is_unit(at) else 0
+            total += (self.whole + 4) * own + self.whole * trained_roots
         return total
 
     def _numbers(self, stop: _Stop) -> float:
-        """What a process gathers of a unit; of experts only its own share."""
-        experts = stop.unit.experts
-        return all_numbers(stop.unit, self.training) - experts + experts / self.process.experts
+        """What a process gathers of a unit."""
+        return all_numbers(stop.unit, self.training) - self._elsewhere(stop)
+
+    def _elsewhere(self, stop: _Stop) -> float:
+        """Of a unit's parameters those of experts that other processes compute."""
+        return stop.unit.experts * (1 - 1 / self.process.experts)
 
     @staticmethod
     def _is_unit(stop: _Stop) -> bool:

@@ -12,7 +12,7 @@ from .advice import Advice, advise
 from .flops import Flops, Learns, Training, row_flops, totals
 from .memory import Memory, Process, all_numbers, peak, state_numbers, trained_numbers
 from .row import Row, fullest, text_only, typical
-from .shapes import PARTS, Shapes
+from .shapes import PARTS, Decoder, Shapes
 
 GB = 1e9
 """A GB is 10^9 bytes here. A GPU sold as one of 80 GB has 85 of these, and what is over pays for fragmentation."""
@@ -77,6 +77,12 @@ def plan(recipe: Recipe, *, gpus: int = 8, memory_gb: float = 80, mfu: float = 0
     _check(recipe, gpus, memory_gb, mfu, peak_flops)
     tiles = {recipe.stage_picture(name).tile for name in recipe.stages}
     shapes = {tile: Shapes.of(skeleton(recipe, tile=tile, vocab_size=vocabulary(recipe))) for tile in tiles}
+    decoder = next(iter(shapes.values())).decoder
+    if recipe.parallel.experts > 1 and (not decoder.experts or decoder.experts % recipe.parallel.experts):
+        raise UserError(
+            f"parallel.experts is {recipe.parallel.experts}, which does not divide the decoder's {decoder.experts} "
+            "experts a layer; set it to a number that does, or to 1"
+        )
     found = _planned(recipe, shapes, gpus, memory_gb, mfu, peak_flops)
     if found.fits:
         return found
@@ -87,7 +93,18 @@ def plan(recipe: Recipe, *, gpus: int = 8, memory_gb: float = 80, mfu: float = 0
         return other.most, other.fits
 
     tight = [stage.stage for stage in found.stages if not stage.fits]
-    return Plan(**{**vars(found), "advice": tuple(advise(recipe, gpus, found.most, tight, again))})
+    spread = _groups(decoder, gpus) if recipe.parallel.experts == 1 else 1
+    return Plan(**{**vars(found), "advice": tuple(advise(recipe, gpus, found.most, tight, again, spread=spread))})
+
+
+def _groups(decoder: Decoder, gpus: int) -> int:
+    """Over how many processes of a machine the experts can be spread, 1 for none; each share is cut over the rest."""
+    for groups in (8, 4, 2):
+        if decoder.experts and gpus % groups == decoder.experts % groups == 0:
+            parts = gpus // groups
+            if decoder.width % parts == 2 * decoder.expert_inner % parts == 0:
+                return groups
+    return 1
 
 
 def _planned(
@@ -126,6 +143,14 @@ def _check(recipe: Recipe, gpus: int, memory_gb: float, mfu: float, peak_flops: 
             f"parallel.replicate is {recipe.parallel.replicate}, and {gpus} GPUs cannot be split into so many equal "
             "copies; change one of them"
         )
+    experts = recipe.parallel.experts
+    if gpus % experts:
+        raise UserError(
+            f"parallel.experts is {experts}, and {gpus} GPUs cannot be split into groups of {experts}; change one of "
+            "them"
+        )
+    if experts > 1 and recipe.parallel.replicate > 1:
+        raise UserError("parallel.replicate and parallel.experts cannot be had together; set one of them to 1")
     for name, stage in recipe.stages.items():
         if stage.batch.rows % gpus:
             raise UserError(
