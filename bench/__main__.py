@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.table import Line, machine, table
 
-BENCHMARKS = ("loader", "step", "moe", "decode", "plan")
+BENCHMARKS = ("loader", "step", "moe", "decode")
 RESULTS = Path(__file__).parent / "results.json"
 
 

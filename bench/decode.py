@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from bench.table import Line, report
 
 PROMPT = 512
 TIMES_GENERATE = 6.0
@@ -219,12 +222,45 @@ def measure(rounds: int, tokens: int, llama_python: str | None) -> Found:
     return Found(times, written, perplexities(full.decoder, ours["mm15 int8"], text[: 8 * PROMPT]), 8 * PROMPT)
 
 
+def lines(found: Found) -> list[Line]:
+    """int8 beside transformers and llama.cpp; fp32 beside transformers'."""
+    ours, base, other = (found.times.get(name) for name in ("mm15 int8", "generate bf16", "llama.cpp Q4_1"))
+    whole, theirs = found.times["mm15 fp32"], found.times["generate fp32"]
+    read, wrote = "prompt of 512, int8", "decode after 512, int8"
+    made = [
+        Line(
+            wrote, "tokens/s", 1 / ours.token, "generate bf16", 1 / base.token, base.token / ours.token, TIMES_GENERATE
+        ),
+        Line(
+            read,
+            "tokens/s",
+            PROMPT / ours.prefill,
+            "generate bf16",
+            PROMPT / base.prefill,
+            base.prefill / ours.prefill,
+            1,
+        ),
+        Line(
+            "decode, fp32", "tokens/s", 1 / whole.token, "generate fp32", 1 / theirs.token, theirs.token / whole.token
+        ),
+    ]
+    if other is not None:
+        made.append(
+            Line(wrote, "tokens/s", 1 / ours.token, "llama.cpp Q4_1", 1 / other.token, other.token / ours.token, 1)
+        )
+    return made
+
+
 def main() -> int:
     """Measure, print, and say whether the promises hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--llama-python", help="an interpreter that has llama_cpp")
+    parser.add_argument(
+        "--llama-python",
+        default=os.environ.get("LLAMA_PYTHON"),
+        help="an interpreter that has llama_cpp ($LLAMA_PYTHON)",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(options.rounds, options.tokens, options.llama_python)
@@ -239,18 +275,7 @@ def main() -> int:
     if other is not None:
         promises["int8 decodes no slower than llama.cpp"] = fast.token <= other.token
     if options.json:
-        told = {name: {"prefill": PROMPT / t.prefill, "decode": 1 / t.token} for name, t in times.items()}
-        print(
-            json.dumps(
-                {
-                    "threads": torch.get_num_threads(),
-                    "tokens_per_s": told,
-                    "perplexity": found.perplexity,
-                    "promises": promises,
-                }
-            )
-        )
-        return int(not all(promises.values()))
+        return report(lines(found), json_wanted=True)
     print(f"{torch.get_num_threads()} threads, tokens/s      prefill   decode   (times generate bf16)")
     for name, t in times.items():
         ratios = f"{base.prefill / t.prefill:5.2f}  {base.token / t.token:5.2f}"

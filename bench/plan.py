@@ -1,7 +1,7 @@
 """What `mm15 plan` predicts against what training takes: floating-point operations and memory, one line a case.
 
-    python bench/plan.py                     on the CPU: pico and a 159M model, each case in its own process: minutes
-    python bench/plan.py --device cuda       the same on a GPU (torch.cuda.max_memory_allocated), and larger rows
+    python -m bench.plan                     on the CPU: pico and a 159M model, each case in its own process: minutes
+    python -m bench.plan --device cuda       the same on a GPU (torch.cuda.max_memory_allocated), and larger rows
 
 Operations are compared with torch.utils.flop_counter over a forward and backward. Memory on a CPU is the growth of the
 process: from before the model is built to the highest of three training steps (VmHWM), with parameters in fp32. The
