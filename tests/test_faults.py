@@ -142,7 +142,7 @@ def test_sigterm_to_torchrun_reaches_both_processes(tmp_path: Path) -> None:
     command = [*launch, str(TINY), *changes, "--out", str(tmp_path / "run")]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     folder, until = tmp_path / "run" / "stages" / "pretrain", time.monotonic() + 200
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < until:
+    while not (folder / "metrics.jsonl").exists() and running.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     running.send_signal(signal.SIGTERM)
     _, told = running.communicate(timeout=100)

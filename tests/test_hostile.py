@@ -71,8 +71,9 @@ def epoch(source: SourceData, processor: MM15Processor, workers: int) -> tuple[d
     )  # fmt: skip
     rows: dict[int, Batch] = {}
     for batch in (batch for step in loader for batch in step):
-        assert len(batch.refs) == 1, "a row holds one of them, so that its tiles are its own"
-        rows.setdefault(batch.refs[0].index, batch)
+        assert len(batch.refs) <= 1, "a row holds one of them, so that its tiles are its own"
+        if batch.refs:  # else its document could be measured but not encoded
+            rows.setdefault(batch.refs[0].index, batch)
         if {*rows, *(one.index for one in loader.skipped)} == set(range(len(source))):
             return rows, loader
     raise AssertionError("the loader has no end")
