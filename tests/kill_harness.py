@@ -81,13 +81,13 @@ def killed(folder: Path, workers: int, ranks: int) -> dict[str, Any]:
 
 
 def stopped(folder: Path, ranks: int) -> dict[str, Any]:
-    """A run that gets SIGTERM: all of its processes, one a moment after the other, and later the last one only."""
+    """A run that gets SIGTERM, its loader workers too: all processes, one a moment after the other; later only one."""
     stops = []
     for moment, targets in ((3, range(ranks)), (13, [ranks - 1])):
-        life = start(folder, ranks=ranks)
+        life = start(folder, "workers=1", ranks=ranks)
         assert reaches(life, folder, moment, 0), life.last_lines()
         for rank in targets:
-            os.kill(life.children[rank], signal.SIGTERM)
+            os.killpg(life.children[rank], signal.SIGTERM)
             time.sleep(0.03)
         stops.append([life.wait(SURVIVAL), life.last_lines(), losses(folder)])
     start(folder, ranks=ranks).succeed()

@@ -28,6 +28,7 @@ from mm15 import cli, recipe
 from mm15.data.skips import SkipLedger
 from mm15.errors import Stopped, UserError
 from mm15.files import alone_in
+from mm15.processor import MM15Processor
 from mm15.train import checkpoint, loop, models, stage
 from mm15.train import run as runs
 from mm15.train.loop import NotFiniteError
@@ -220,6 +221,24 @@ def test_a_disk_full_while_writing_anything_else(whole: Path, tmp_path: Path, fi
     counted = json.loads((out / "stages/pretrain/mixture.json").read_text())["realised"]
     assert len(set(skipped)) == len(skipped) == sum(one["skipped"] for one in counted.values())
     assert bool(skipped) == bool(few)
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+
+
+def test_a_loader_worker_that_hangs(whole: Path, tmp_path: Path) -> None:
+    """The run ends with the sample's name, and goes on from its checkpoint, with another time limit or without."""
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(2, terminate, patch)
+        with pytest.raises(Stopped):
+            run(settings(), out, only="pretrain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MM15Processor, "encode", lambda *_: time.sleep(60))
+        with pytest.raises(UserError, match=r"a loader worker has been at sample \d+ of source '\w+'") as caught:
+            run(settings("workers=1", "worker_timeout=1"), out, only="pretrain")
+    assert "\n" not in str(caught.value) and "then run again to resume" in str(caught.value)
+    goes_on(out, whole, "workers=1")
 
 
 # ------------------------------------------------------------------------------------------------- damaged checkpoints

@@ -74,6 +74,7 @@ def epoch(source: SourceData, processor: MM15Processor, workers: int) -> tuple[d
         assert len(batch.refs) <= 1, "a row holds one of them, so that its tiles are its own"
         if batch.refs:  # else its document could be measured but not encoded
             rows.setdefault(batch.refs[0].index, batch)
+        loader.state_dict()  # which tells what was found unusable only when it was encoded
         if {*rows, *(one.index for one in loader.skipped)} == set(range(len(source))):
             return rows, loader
     raise AssertionError("the loader has no end")

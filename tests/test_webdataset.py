@@ -269,8 +269,10 @@ def test_many_processes_and_threads_read_one_source(tmp_path: Path) -> None:
     source = opened(tmp_path)
     wanted = [shown(source[i])[1] for i in range(120)]
     assert everything(pickle.loads(pickle.dumps(source))) == everything(source)
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        assert [shown(sample)[1] for sample in pool.map(source.__getitem__, range(120))] == wanted
+    pool = multiprocessing.get_context("fork").Pool(3)
+    assert [shown(sample)[1] for sample in pool.map(source.__getitem__, range(120))] == wanted
+    pool.close()  # not terminated, which needs SIGTERM to have its first meaning in this process
+    pool.join()
     with ThreadPoolExecutor(8) as threads:
         assert [shown(sample) for sample in threads.map(source.__getitem__, range(120))] == [
             [picture(i), f"caption {i}"] for i in range(120)

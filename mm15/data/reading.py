@@ -299,7 +299,7 @@ def _start_worker(worker: int) -> None:
 def _obey(main: int) -> None:
     """Ends this worker when the main process asks for it by SIGTERM or is gone; also one that hangs, or writes into a
     pipe nobody reads from any more, where torch's own watch does not look."""
-    while True:
+    while os.getppid() == main:
         if not _WAITS:
             time.sleep(1)
             continue

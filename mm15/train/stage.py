@@ -108,7 +108,8 @@ def train_stage(run: Run, name: str, model: MM15ForConditionalGeneration, proces
                     asked_to_stop=run.stopping.asked,
                     use=use,
                 )
-            except NotFiniteError as error:
+            except NotFiniteError as error:  # on all processes: loss and norm are those of the whole step
+                saver.wait()
                 raise NotFiniteError(_mend(run, name, error)) from None
     if skips is not None:
         skips.close()
