@@ -103,7 +103,10 @@ def test_a_worker_that_hangs_is_reported_by_its_sample() -> None:
     assert _running(_children(os.getpid())) == before
 
 
-_HUNG = r"has been at sample (\d+) of source 'long' \(draw \d+\) for \d+ s \(worker_timeout=2\); .*--source long --sample \1\)"
+_HUNG = (
+    r"has been at sample (\d+) of source 'long' \(draw \d+\) for \d+ s \(worker_timeout=2\); "
+    r".*--source long --sample \1\)"
+)
 
 
 def _hanging(sample: Sample) -> Encoded:

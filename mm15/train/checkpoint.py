@@ -248,12 +248,12 @@ def _cause(error: BaseException) -> str:
     """The innermost reason in one short line; Ctrl-C and SIGTERM are raised again."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    under = error
-    while under.__context__ is not None and not isinstance(under, OSError):  # torch's writers trip over a full disk
-        under = under.__context__
-    error = under if isinstance(under, OSError) else error
     if not isinstance(error, (Exception, CheckpointException)):  # DCP wraps these too; they are no fault of the files
         raise error
+    under: BaseException | None = error
+    while under is not None and not isinstance(under, OSError):
+        under = under.__context__
+    error = under or error  # torch's writer trips over a full disk with words of its own
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
