@@ -187,6 +187,15 @@ def test_processes_tell_each_other_what_they_could_not_encode(tmp_path: Path) ->
     assert any("cut off" in one["reason"] for one in wanted["skipped"])
 
 
+def test_what_was_lost_before_another_state_was_loaded_does_not_count() -> None:
+    loader = make(encoder=damaged)
+    steps(loader, 5)
+    state = through_json(loader.state_dict())
+    steps(loader, 20)
+    loader.load_state_dict(state)
+    assert through_json(loader.state_dict()) == state
+
+
 def _ref(loader: PackedLoader, draw: int) -> Ref:
     return loader._documents.mixture.draw(draw)
 

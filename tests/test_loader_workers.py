@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PILImage
-from sized_samples import encode, make, slowly, steps
+from sized_samples import encode, make, steps
 
 from mm15.data.loader import PackedLoader
 from mm15.data.mixture import Mixture
@@ -36,6 +36,20 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     with pytest.raises(RuntimeError, match=r"a loader worker died at draw \d+, long\[9\] .*fewer workers"):
         steps(make(2, encoder=_killed), 100)
     assert time.monotonic() - began < 30
+
+
+def test_the_death_of_a_worker_is_told_when_documents_are_asked_for() -> None:
+    """Not in the middle of what the main process does, such as writing a checkpoint."""
+    before = _children(os.getpid())
+    stream = iter(make(1))
+    next(stream)
+    (worker,) = set(_children(os.getpid())) - set(before)
+    os.kill(worker, signal.SIGKILL)
+    _wait_for_end([worker], 10)
+    time.sleep(0.1)
+    with pytest.raises(RuntimeError, match="a loader worker died"):
+        for _ in stream:
+            pass
 
 
 def _killed(sample: Sample) -> Encoded:
@@ -116,11 +130,22 @@ def _hanging(sample: Sample) -> Encoded:
 
 
 def test_time_that_the_main_process_takes_is_not_that_of_the_workers() -> None:
-    """Steps that are longer than the timeout, and reads that are nearly as long."""
-    for i, _ in enumerate(make(1, encoder=slowly, worker_timeout=1)):
-        time.sleep(1.5 if i == 0 else 0)
-        if i == 20:
-            break
+    """A step that is longer than the timeout, and after it a read that is nearly as long."""
+    stream = iter(make(1, encoder=_pausing, worker_timeout=2))
+    next(stream)
+    time.sleep(2.2)
+    for _ in range(80):
+        next(stream)
+    stream.close()
+
+
+_encoded = iter(range(1_000_000))
+
+
+def _pausing(sample: Sample) -> Encoded:
+    if next(_encoded) == 180:  # more than are read ahead
+        time.sleep(1.2)
+    return encode(sample)
 
 
 def test_workers_end_when_the_main_process_was_killed() -> None:
@@ -221,7 +246,7 @@ def test_a_llava_file_with_a_truncated_picture_through_the_processor(tmp_path: P
     )
     groups = {"all": Group(categories={"all": Category(sources={"reds": 1})})}
 
-    def fresh(workers: int) -> PackedLoader:
+    def fresh(workers: int, rank: int = 0, ranks: int = 1) -> PackedLoader:
         mixture = Mixture(groups, {"reds": len(source)})
         return PackedLoader(
             mixture,
@@ -230,14 +255,18 @@ def test_a_llava_file_with_a_truncated_picture_through_the_processor(tmp_path: P
             processor.measure,
             tokens=128,
             tiles=16,
-            rows=1,
+            rows=ranks,
             workers=workers,
             lookahead=3,
+            rank=rank,
+            world_size=ranks,
         )
 
     loader = fresh(0)
     found = steps(loader, 5)
     assert found == steps(fresh(1), 5)
+    for rank in range(2):
+        assert steps(fresh(0, rank, 2), 2) == found[rank:4:2]
     loader.state_dict()
     assert {one.id for one in loader.skipped} == {"4:red 4"} and "4:red 4" in loader.skipped[0].reason
     assert {ref.index for step in found for batch in step for ref in batch[0]} == {0, 1, 2, 3, 5}

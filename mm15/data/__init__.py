@@ -1,7 +1,8 @@
 """From files and the generated world to packed rows: sources, mixture, packing, loader.
 
     sources/    formats: source[i] is a Sample              mixture.py   draw k -> which sample of which source
-    packing.py  whole documents into rows of two budgets    loader.py    workers, rows of a step, exact resume
+    reading.py  draws to documents, in workers              packing.py   whole documents into rows of two budgets
+    planning.py which rank encodes which documents          loader.py    rows of a step, skips, exact resume
 
-Only `loader` imports torch.
+Only the loader's modules import torch.
 """
