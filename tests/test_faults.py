@@ -99,6 +99,17 @@ def test_sigterm_finishes_the_step_and_saves_it(whole: Path, tmp_path: Path, asy
     goes_on(tmp_path / "run", whole, how)
 
 
+def test_sigterm_and_a_disk_that_is_full(whole: Path, tmp_path: Path) -> None:
+    """The step in flight could not be saved, also not by a thread: that is what the run says."""
+    how = "checkpoint.asynchronous=true"
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(2, terminate, patch)
+        full_in(state_dict_saver, "save", patch, size=100_000, first=2)
+        with pytest.raises(UserError, match="step-000003: the checkpoint cannot be saved"):
+            run(settings(how), tmp_path / "run", only="pretrain")
+    goes_on(tmp_path / "run", whole, how)
+
+
 def test_sigterm_anywhere_else_ends_at_once(whole: Path, tmp_path: Path) -> None:
     """While the model is built, at the stage's last step, while it is exported, while it is evaluated."""
     out = tmp_path / "run"
@@ -268,13 +279,16 @@ def test_a_damaged_checkpoint_and_what_its_line_says_to_do(whole: Path, tmp_path
 # ------------------------------------------------------------------------------------------- losses that are not finite
 
 
-def test_a_loss_that_is_not_finite(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_loss_that_is_not_finite(whole: Path, tmp_path: Path, asynchronous: bool) -> None:
     """Names step and samples, saves nothing more, and says settings with which the same run really goes on."""
     out, clip, steps = tmp_path / "run", loop.clip, count(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "clip", lambda *given: clip(*given) if next(steps) != 5 else math.nan)
+        write = state_dict_saver.save  # where an asynchronous save calls it: it is still at work when the loss is lost
+        patch.setattr(state_dict_saver, "save", lambda *a, **k: (time.sleep(0.3), write(*a, **k)))
         with pytest.raises(NotFiniteError) as caught:
-            run(settings(), out, only="pretrain")
+            run(settings(f"checkpoint.asynchronous={asynchronous}"), out, only="pretrain")
     told = re.fullmatch(
         r"pretrain, step 5: loss [\d.]+, gradient norm nan; look at its samples: (\w+\[\d+\](?:, \w+\[\d+\])*); "
         r"to go on from step 4 with a lower rate add (\S+) --accept-changes",
