@@ -84,6 +84,25 @@ def resolve(name_or_path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return target
 
 
+def find_model(name: str | Path) -> str | Path:
+    """The transformers folder or hub id of a whole model, by its run folder, its own folder or its id.
+
+    Raises UserError when there is none.
+    """
+    path = Path(name)
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    if (path / "config.json").is_file():
+        return path
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{path}: this run has no finished stage yet; continue it with `mm15 run`")
+    if path.exists():
+        raise UserError(f"{path}: neither a run folder nor a model folder (no config.json)")
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+        return str(name)
+    raise UserError(f"{name}: no such folder; give a run folder, an exported folder, or a hub id like owner/name")
+
+
 def cache_folder() -> Path:
     """Where converted weights are kept: `weights` below $MM15_CACHE, by default below ~/.cache/mm15."""
     return Path(os.environ.get("MM15_CACHE") or "~/.cache/mm15").expanduser() / "weights"

@@ -127,14 +127,15 @@ def test_copies_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         parallel.start(recipe.Parallel(replicate=3))
 
 
-def test_clip_is_torchs() -> None:
+@pytest.mark.parametrize("most", [0.5, 20, 22.9, 30])  # the norm is 22.80
+def test_clip_is_torchs(most: float) -> None:
     """On one process the same norm and gradients as torch's own; the harness holds the sharded ones against it."""
     ours, theirs = (nn.Linear(3, 4) for _ in range(2))
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         mine.grad = torch.arange(mine.numel(), dtype=torch.float32).view_as(mine)
         other.grad = mine.grad.clone()
-    assert parallel.clip(ours.parameters(), 0.5) == pytest.approx(
-        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5).item()
+    assert parallel.clip(ours.parameters(), most) == pytest.approx(
+        nn.utils.clip_grad_norm_(theirs.parameters(), most).item()
     )
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)

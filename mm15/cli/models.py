@@ -23,11 +23,11 @@ def upcycle(
     seed: Annotated[int, typer.Option(help="Of the routers and of all that is drawn.")] = 0,
 ) -> None:
     """Turn a dense model into a mixture of experts that starts where it stands (arXiv 2212.05055)."""
-    from ..generate.loading import find
+    from ..pretrained import find_model
     from ..train.upcycle import Upcycling
     from ..train.upcycle import upcycle as convert
 
-    place = find(model)
+    place = find_model(model)
     if not isinstance(place, Path):
         raise UserError(f"{model}: upcycle reads local folders; fetch the model first")
     settings = Upcycling(experts, top_k, every, noise=noise, fresh=fresh, drop=drop, seed=seed)

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..image import Tiling
-from ..pretrained import resolve
+from ..pretrained import find_model, resolve
 from ..processor import MM15Processor, build_processor
 from ..recipe import Batch, Recipe
 from ..regions import Coordinates
@@ -77,16 +77,22 @@ def open_recipe(recipe: Recipe) -> Opened:
 
 
 def base_tokenizer(recipe: Recipe, sources: Mapping[str, SourceData]) -> PreTrainedTokenizerFast:
-    """The decoder's tokenizer, or one trained on the texts of the sources; not yet prepared for mm15."""
-    settings = recipe.model.tokenizer
-    if settings.vocab_size is not None:
-        return tokenizers.train(_texts(sources), vocab_size=settings.vocab_size)
-    name = settings.weights or recipe.model.decoder.weights
-    if name is None:
-        raise UserError("model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none")
+    """The whole model's tokenizer, the decoder's, or one trained on the texts of the sources; not yet prepared."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve(name))  # type: ignore[return-value]
+    settings = recipe.model.tokenizer
+    if recipe.model.weights is not None:
+        name: Any = find_model(recipe.model.weights)
+    elif settings.vocab_size is not None:
+        return tokenizers.train(_texts(sources), vocab_size=settings.vocab_size)
+    elif settings.weights or recipe.model.decoder.weights:
+        name = resolve(str(settings.weights or recipe.model.decoder.weights))
+    else:
+        raise UserError("model.tokenizer needs `vocab_size` (train one) or `weights` (take one): the decoder has none")
+    try:
+        return AutoTokenizer.from_pretrained(name)  # type: ignore[return-value]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: holds no tokenizer that can be read: {' '.join(str(error).split())}") from error
 
 
 def _texts(sources: Mapping[str, SourceData]) -> Iterator[str]:

@@ -4,7 +4,7 @@
     skeleton     that of a whole recipe: 0.1 s for 1B parameters, half a second for 30B
     vocabulary   how many rows of embeddings it has, told without its tokenizer
 
-A part with `weights` and `shape` is what the shape says: a skeleton takes its word, building checks it.
+What has `weights` and `shape` is what the shape says: a skeleton takes its word, building checks it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
-from ..pretrained import resolve
+from ..pretrained import find_model, resolve
 from ..recipe import Backbone, Model, Recipe
 from . import decoder as decoders
 from . import vision as encoders
 from .attention import PACKED_SDPA
 from .configuration import MM15Config
-from .loading import quiet, readable
+from .loading import check_shape, quiet, read, readable
 from .modeling import MM15ForConditionalGeneration
 
 
@@ -43,40 +43,28 @@ def build(
 ) -> MM15ForConditionalGeneration:
     """The model of a recipe's `model` block, in `dtype`, for tiles of `tile` pixels and `vocab_size` token ids.
 
-    Parts with `weights` are read from there, the others start fresh; the result depends only on the arguments and on
-    torch's global seed. Token embeddings grow to `vocab_size` (never shrink); new rows are drawn around the mean of
-    the old. `attn_implementation` is for encoder and decoder; packed_sdpa equals sdpa and is the faster in training.
-    With `meta` every parameter is on the meta device and no file or hub is touched: of parts with `weights` the `shape`
-    is taken for what they are. Raises UserError for unknown families, weights that cannot be read or are not of the
-    shape that is given beside them, and with `meta` for weights without a shape.
+    Parts with `weights` are read from there, the others start fresh; or the whole model is read, if it has `weights`.
+    The result depends only on the arguments and on torch's global seed. Token embeddings grow to `vocab_size` (never
+    shrink); new rows are drawn around the mean of the old. `attn_implementation` is for encoder and decoder;
+    packed_sdpa equals sdpa and is the faster in training. With `meta` every parameter is on the meta device and no file
+    or hub is touched: the `shape` of parts is taken for what they are. Raises UserError for unknown families, weights
+    that cannot be read or are not of the shape that is given beside them, and with `meta` for weights without a shape.
     """
     if meta:
         settings = _without_weights(settings)
-    tower, vision_config, stem = _vision(settings.vision, tile, dtype)
-    decoder, text_config = _decoder(settings.decoder, vocab_size, dtype)
-    with readable(str(settings.vision.weights)):
-        mean, std = encoders.pixel_statistics(settings.vision.family, _folder(settings.vision.weights))
-    config = MM15Config(
-        vision_config=vision_config,
-        text_config=text_config,
-        tile=tile,
-        tokens_per_tile=settings.connector.tokens,
-        vision_stem=stem,
-        connector_depth=settings.connector.depth,
-        connector_hidden_size=settings.connector.hidden_size,
-        connector_mlp_depth=settings.connector.mlp_depth,
-        image_token_id=image_token_id,
-        image_mean=mean,
-        image_std=std,
-        router_balance=settings.router.balance,
-        router_z=settings.router.z,
-        router_capacity=settings.router.capacity,
-        coordinates=coordinates or {},
-        tiling=tiling or {},
-    )
-    config._attn_implementation = attn_implementation
-    with torch.device("meta") if meta else nullcontext():
-        model = MM15ForConditionalGeneration(config, tower=tower, decoder=decoder)
+    if settings.weights is not None:
+        model = _whole(settings, dtype, attn_implementation)
+        model.set_tile(tile)
+    else:
+        model = _of_parts(settings, tile, vocab_size, dtype, attn_implementation, meta=meta)
+    for name, value in {
+        "image_token_id": image_token_id,
+        "router_balance": settings.router.balance,
+        "router_z": settings.router.z,
+        "coordinates": coordinates or {},
+        "tiling": tiling or {},
+    }.items():
+        setattr(model.config, name, value)
     for parameter in model.parameters():  # not model.to, which would round the rotary buffers too
         parameter.data = parameter.data.to(dtype)
     table: Any = model.get_input_embeddings()
@@ -109,16 +97,85 @@ def vocabulary(recipe: Recipe) -> int:
     return rows + (recipe.coordinates.bins if recipe.coordinates.tokens else 0)
 
 
+def _of_parts(
+    settings: Model, tile: int, vocab_size: int, dtype: torch.dtype, attention: str, *, meta: bool
+) -> MM15ForConditionalGeneration:
+    """The model of parts that are read or fresh; its configuration knows nothing of a tokenizer yet."""
+    tower, vision_config, stem = _vision(settings.vision, tile, dtype)
+    decoder, text_config = _decoder(settings.decoder, vocab_size, dtype)
+    with readable(str(settings.vision.weights)):
+        mean, std = encoders.pixel_statistics(settings.vision.family, _folder(settings.vision.weights))
+    config = MM15Config(
+        vision_config=vision_config,
+        text_config=text_config,
+        tile=tile,
+        tokens_per_tile=settings.connector.tokens,
+        vision_stem=stem,
+        connector_depth=settings.connector.depth,
+        connector_hidden_size=settings.connector.hidden_size,
+        connector_mlp_depth=settings.connector.mlp_depth,
+        image_mean=mean,
+        image_std=std,
+        router_capacity=settings.router.capacity,
+    )
+    config._attn_implementation = attention
+    with torch.device("meta") if meta else nullcontext():
+        return MM15ForConditionalGeneration(config, tower=tower, decoder=decoder)
+
+
+def _whole(settings: Model, dtype: torch.dtype, attention: str) -> MM15ForConditionalGeneration:
+    """The trained model that `settings.weights` names; UserError where the parts say that it is another."""
+    named = str(settings.weights)
+    place = str(find_model(named))
+    with readable(named):
+        config = AutoConfig.from_pretrained(place)
+    if config.model_type != "mm15":
+        raise UserError(f"{named}: is a {config.model_type!r} model, not a whole mm15 one; name it as a part's weights")
+    _check_whole(settings, config, named)
+    config.router_capacity = settings.router.capacity
+    with readable(named):
+        options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
+        model: Any = read(MM15ForConditionalGeneration, place, **options)
+    return model
+
+
+def _check_whole(settings: Model, config: MM15Config, named: str) -> None:
+    """UserError where a whole model is not what the recipe's parts say; of parts without a shape only the family."""
+    vision, decoder, connector = settings.vision, settings.decoder, settings.connector
+    families = {kind.model_type: name for name, kind in encoders.FAMILIES.items()}
+    found = {
+        "vision.family": (vision.family, families.get(config.vision_config.model_type)),
+        "decoder.family": (decoder.family, config.text_config.model_type),
+        "connector.tokens": (connector.tokens, config.tokens_per_tile),
+        "connector.depth": (connector.depth, config.connector_depth),
+        "connector.hidden_size": (connector.hidden_size, config.connector_hidden_size),
+        "connector.mlp_depth": (connector.mlp_depth, config.connector_mlp_depth),
+    }
+    if vision.shape:
+        found["vision.shape.stem"] = (list(vision.shape.get("stem", [])), list(config.vision_stem))
+    for key, (said, is_) in found.items():
+        if said != is_:
+            raise UserError(f"{named}: its {key} is {is_}, model.{key} says {said}; correct it")
+    shape = {key: value for key, value in vision.shape.items() if key != "stem"}
+    check_shape(shape, config.vision_config, of="model.vision", weights=named)
+    if decoder.shape:
+        shape = {**decoders.FAMILIES[decoder.family], **decoder.shape}
+        shape.pop("vocab_size", None)  # rows that the tokenizer needed were added to it
+        check_shape(shape, config.text_config, of="model.decoder", weights=named)
+
+
 def _without_weights(settings: Model) -> Model:
-    """The same parts as fresh ones of their shapes; UserError for weights without a shape."""
+    """The same model, its parts fresh ones of their shapes; UserError for weights without a shape."""
     parts: dict[str, Backbone] = {"vision": settings.vision, "decoder": settings.decoder}
     for name, part in parts.items():
-        if part.weights is not None and not part.shape:
+        weights = settings.weights or part.weights
+        if weights is not None and not part.shape:
             raise UserError(
-                f"model.{name} has weights ({part.weights}) and no shape; give its shape, so that its size is known "
-                "before they are fetched"
+                f"model.{name} has weights ({weights}) and no shape; give its shape, so that its size is known before "
+                "they are fetched"
             )
-    return settings.model_copy(update={name: p.model_copy(update={"weights": None}) for name, p in parts.items()})
+    fresh = {name: part.model_copy(update={"weights": None}) for name, part in parts.items()}
+    return settings.model_copy(update={"weights": None, **fresh})
 
 
 def _vision(

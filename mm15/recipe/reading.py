@@ -34,7 +34,13 @@ def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recip
 
 
 def validate(tree: dict[str, Any], where: str) -> Recipe:
-    """A recipe out of plain data; raises UserError with the first mistake."""
+    """A recipe out of plain data; raises UserError with the first mistake.
+
+    Sources and stages that are null are not there: so a recipe leaves out what it extends.
+    """
+    for block in ("sources", "stages"):
+        if isinstance(tree.get(block), dict):
+            tree = {**tree, block: {name: value for name, value in tree[block].items() if value is not None}}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

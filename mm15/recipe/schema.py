@@ -55,8 +55,14 @@ class Router(Settings):
 
 
 class Model(Settings):
-    """The three parts of an MM1.5 model and its tokenizer."""
+    """The three parts of an MM1.5 model and its tokenizer.
 
+    With `weights` a whole trained model is where the run starts: a run folder, what `mm15 export` or `mm15 upcycle`
+    wrote, or a hub id. Its tokenizer is the run's, its weights take the place of those of the parts, which say only
+    what it is; where it differs, building the model stops.
+    """
+
+    weights: str | None = None
     vision: Backbone
     connector: Connector = Connector()
     decoder: Backbone

@@ -211,8 +211,9 @@ def clip(parameters: Iterable[torch.nn.Parameter], most: float) -> float:
             groups.setdefault(p.grad.device_mesh if isinstance(p.grad, DTensor) else None, []).append(p)
     norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups.values()]
     norm = math.hypot(*(n.full_tensor().item() if isinstance(n, DTensor) else n.item() for n in norms))
-    for group in groups.values():
-        torch.nn.utils.clip_grads_with_norm_(group, most, torch.tensor(norm))
+    if norm > most:
+        for group in groups.values():
+            torch.nn.utils.clip_grads_with_norm_(group, most, torch.tensor(norm))
     return norm
 
 

@@ -118,9 +118,9 @@ def weights_digest(name: str | Path) -> str:
 
     A hub id is returned as it is.
     """
-    from ...generate.loading import find
+    from ...pretrained import find_model
 
-    place = find(name)
+    place = find_model(name)
     if isinstance(place, str):
         return place
     digest = hashlib.sha256((place / "config.json").read_bytes())
