@@ -165,6 +165,30 @@ def rows_travel(mesh: DeviceMesh) -> None:
             torch.testing.assert_close(weights.grad.full_tensor(), total)
 
 
+def weights_in_bf16(tokenizer: object, experts: int) -> dict[str, tuple[torch.dtype, bool]]:
+    """What routers, attention and experts multiply with when parameters are gathered in bf16, as on GPUs: its dtype,
+    and whether it is the whole model's, bit for bit. Their gradients come to be fp32."""
+    settings = recipe.load(HERE / "tiny.yaml", [*MOE, f"parallel.experts={experts}"])
+    world = parallel.start(settings.parallel)
+    torch.manual_seed(0)
+    model = make_model(settings, tokenizer, tile=32).train()
+    expected = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    parallel.shard(model, world, bf16=True)
+    found = {}
+    for place in ("mlp.gate", "self_attn.q_proj"):
+        name = f"decoder.model.layers.1.{place}"
+
+        def note(module: nn.Module, _inputs: object, name: str = name, place: str = place) -> None:
+            found[place] = module.weight.dtype, torch.equal(module.weight, expected[f"{name}.weight"])
+
+        model.get_submodule(name).register_forward_pre_hook(note)
+    rows = steps(stage_processor(settings, "sft", tokenizer))[1][world.rank :: world.size]
+    backward(model, rows, bf16=False, world=world)
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    assert all(whole(gate.weight.grad).abs().sum() > 0 for gate in gates(model.decoder))
+    return found
+
+
 def refusals(tokenizer: object) -> dict[str, str]:
     """What is said of each wrong setting."""
     said = {}
@@ -186,6 +210,7 @@ def everything(tokenizer: object, out: Path) -> None:
     if size == 2:
         rows_travel(parallel.start(recipe.Parallel(experts=2)).grid)
         results["refusals"] = refusals(tokenizer)
+        results["in bf16"] = [weights_in_bf16(tokenizer, experts) for experts in (1, 2)]
     if int(os.environ["RANK"]) == 0:
         torch.save(results, out / f"{size}.pt")
     parallel.stop()

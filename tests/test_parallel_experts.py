@@ -46,6 +46,12 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor],
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=within, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_routers_are_not_rounded(results: dict[int, dict[str, Any]]) -> None:
+    """Where parameters are gathered in bf16 a router still multiplies with its fp32 weights, experts spread or not."""
+    wanted = {"mlp.gate": (torch.float32, True), "self_attn.q_proj": (torch.bfloat16, False)}
+    assert results[2]["in bf16"] == [wanted, wanted]
+
+
 @pytest.mark.parametrize("number", SPREAD)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_spread_experts_equal_one_process(results: dict[int, dict[str, Any]], setting: str, number: int) -> None:

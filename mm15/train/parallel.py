@@ -27,7 +27,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +41,7 @@ from torch.distributed.tensor import DTensor
 
 from .. import recipe
 from ..errors import UserError
+from ..model.moe import gates
 from .expert_parallel import spread
 from .layers import LAYERS, set_up_layers
 from .materialise import fill
@@ -172,9 +173,11 @@ def shard(model: torch.nn.Module, world: World, *, bf16: bool) -> torch.nn.Modul
     if world.mesh is None:
         return model
     warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing here is changed in place
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = replace(exact, param_dtype=torch.bfloat16) if bf16 else exact
+    if bf16:  # routers multiply in fp32, with weights that are not rounded on their way
+        for gate in gates(model.decoder):
+            fully_shard(gate, mesh=world.mesh, mp_policy=exact)
     if world.grid is not None:
         spread(model.decoder, world.grid, policy)
     for pattern, reshard in SHARD_PLAN:
