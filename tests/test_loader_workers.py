@@ -11,7 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,6 +51,54 @@ def test_the_death_of_a_worker_is_told_when_documents_are_asked_for() -> None:
     with pytest.raises(RuntimeError, match="a loader worker died"):
         for _ in stream:
             pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_while_it_hands_over_is_no_hang(workers: int) -> None:
+    """It leaves half a message in the pipe, and the others waiting for their turn to write."""
+    before = _children(os.getpid())
+    stream = iter(make(workers, encoder=_large))
+    next(stream)
+    time.sleep(0.5)  # now nobody reads, so the pipe is full and a worker at its next message
+    for worker in set(_children(os.getpid())) - set(before):
+        if _writes(worker):
+            os.kill(worker, signal.SIGKILL)
+            _wait_for_end([worker], 10)
+            break
+    else:
+        raise AssertionError("no worker is in the middle of a message")
+    with _at_most(20), pytest.raises(RuntimeError, match="a loader worker died"):
+        for _ in stream:
+            pass
+    stream.close()
+    assert _running(_children(os.getpid())) == before
+
+
+def _large(sample: Sample) -> Encoded:
+    encoded = encode(sample)
+    return replace(encoded, tiles=np.zeros((len(encoded.tiles), 3, 256, 256), np.uint8))
+
+
+def _writes(pid: int) -> bool:
+    """Whether a thread of the process waits for room in a pipe; true as well where the kernel does not say (0)."""
+    waits = [(task / "wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return any("pipe_write" in place for place in waits) or set(waits) == {"0"}
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """AssertionError in the main thread when the block takes longer, also out of a read that would never end."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"still waiting after {seconds} s")
+
+    former = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def _killed(sample: Sample) -> Encoded:

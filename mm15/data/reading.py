@@ -156,7 +156,8 @@ def serve(
     since = time.monotonic()
     while True:
         try:
-            found = next(answers, None)
+            with board.deaths_told():
+                found = next(answers, None)
         except RuntimeError as error:
             if str(error).startswith(_SILENT) and time.monotonic() - since < timeout:
                 continue
@@ -198,6 +199,26 @@ class _Board:
         at = [draw for pid, draw in zip(self._pids, self._draws, strict=True) if str(pid) in told.split("pid", 1)[-1]]
         return at[0] if at else min(self._draws)
 
+    @contextmanager
+    def deaths_told(self) -> Iterator[None]:
+        """Within the block the death of a worker is an error at once: one that dies while it hands over leaves half a
+        message in the pipe, for whose rest torch's loader would wait for ever. Only the main thread
+        has signals in Python; elsewhere it waits."""
+        if threading.current_thread() is not threading.main_thread() or not hasattr(os, "waitid"):
+            yield
+            return
+        former = signal.signal(signal.SIGCHLD, self._tell_deaths)
+        try:
+            self._tell_deaths()
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, former or signal.SIG_DFL)
+
+    def _tell_deaths(self, *_: object) -> None:
+        for pid in self._pids:
+            if pid and _has_died(pid):
+                raise RuntimeError(f"{_DEAD} {pid}) died")
+
     def end_busy(self) -> None:
         """Ends the workers that are at a draw; the others may hold locks, and end when they are told."""
         busy = {pid for pid, draw in zip(self._pids, self._draws, strict=True) if draw >= 0}
@@ -220,6 +241,15 @@ class _Served(Dataset):
             found.append(self.documents.read(draw, whole=task.whole))
         self.board.note(worker, -1)
         return found
+
+
+def _has_died(pid: int) -> bool:
+    """Whether a child ended otherwise than by coming to its end; leaves it to be waited for."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # has been waited for, by whoever told of it
+        return False
+    return ended is not None and (ended.si_code != os.CLD_EXITED or ended.si_status != 0)
 
 
 def _as_it_is(found: Any) -> Any:
@@ -271,7 +301,7 @@ def _signals_kept() -> Iterator[None]:
     """Holds SIGTERM back in this thread and in the processes that are made meanwhile, which keep it so.
 
     And undoes the handler by which torch's loader raises, wherever the main process is, when a worker dies: in the
-    middle of a step or of a checkpoint. Asking for the next documents says it as well.
+    middle of a step or of a checkpoint. Asking for the next documents says it as well (`deaths_told`).
     """
     main = threading.current_thread() is threading.main_thread()
     child = signal.getsignal(signal.SIGCHLD)
