@@ -17,6 +17,7 @@ from mm15.data.open import base_tokenizer, stage_processor
 from mm15.errors import UserError
 from mm15.model.assemble import build, skeleton, vocabulary
 from mm15.train.models import start_stage
+from mm15.train.run import run
 from mm15.train.upcycle import Upcycling, upcycle
 from mm15.world import make
 
@@ -130,6 +131,19 @@ def test_another_model_is_refused(tiny_run: Path, override: str, message: str) -
     settings = fine_tuning(tiny_run, override)
     with pytest.raises(UserError, match=message):
         started(settings)
+
+
+def test_a_refused_run_is_started_again_with_what_was_mended(tiny_run: Path, tmp_path: Path) -> None:
+    """In the same folder, as nothing was trained in it; with the tokenizer of the recipe as it is now."""
+    with pytest.raises(UserError, match=r"model.connector.depth says 2"):
+        run(fine_tuning(tiny_run, "model.connector.depth=2", "coordinates.tokens=true"), tmp_path / "out")
+    mended = fine_tuning(tiny_run, "stages.sft.steps=2")
+    run(mended, tmp_path / "out")
+    assert recipe.load(tmp_path / "out/recipe.yaml") == mended
+    trained = load(tiny_run)[1].tokenizer
+    assert load(tmp_path / "out")[1].tokenizer.get_vocab() == trained.get_vocab()
+    with pytest.raises(UserError, match="holds a run of another recipe"):
+        run(fine_tuning(tiny_run, "stages.sft.steps=3"), tmp_path / "out")
 
 
 def test_a_dense_model_is_not_a_sparse_one(tiny_run: Path, tmp_path: Path) -> None:

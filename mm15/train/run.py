@@ -11,6 +11,7 @@ RUN/recipe.yaml                      resolved copy
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -108,6 +109,8 @@ def _changes(recipe: Recipe, out: Path, *, accept: bool) -> list[str]:
             raise UserError(f"{out} is not empty and holds no run; choose another --out")
         return []
     changes = recipes.diff(recipes.load(kept), recipe)
+    if not (out / "stages").exists():  # the run was refused before it trained: nothing is lost
+        return changes
     open_stages = [name for name in recipe.stages if not _exported(recipe, name, out)]
     asked = tuple(f"stages.{name}.{setting}" for name in open_stages for setting in MAY_CHANGE_WHEN_ASKED)
     different = [change for change in changes if not change.startswith(MAY_CHANGE)]
@@ -127,7 +130,10 @@ def _claim(recipe: Recipe, out: Path, world: parallel.World, claim: ExitStack, *
     if world.is_main:
         try:
             claim.enter_context(alone_in(out, LOCK, busy="another run is at work here"))
-            if _changes(recipe, out, accept=accept) or not (out / "recipe.yaml").exists():
+            changes = _changes(recipe, out, accept=accept)
+            if changes and not (out / "stages").exists():
+                shutil.rmtree(out / "tokenizer", ignore_errors=True)
+            if changes or not (out / "recipe.yaml").exists():
                 write_atomically(out / "recipe.yaml", recipes.dump(recipe))
         except UserError as error:
             failed = error
