@@ -37,6 +37,7 @@ from .. import recipe
 from ..errors import UserError
 from ..files import write_atomically
 from .parallel import World
+from .stopping import uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Saver:
         forever = self.settings.keep_every
         return step % self.settings.every == 0 or (forever is not None and step % forever == 0)
 
+    @uninterrupted()
     def save(
         self, step: int, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> Path:
@@ -190,6 +192,7 @@ def read_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
+@uninterrupted()
 def load(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, world: World) -> None:
     """Loads model (and optimiser) in place, whatever number of processes saved them.
 
@@ -248,12 +251,13 @@ def _cause(error: BaseException) -> str:
     """The innermost reason in one short line; Ctrl-C and SIGTERM are raised again."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    if not isinstance(error, (Exception, CheckpointException)):  # DCP wraps these too; they are no fault of the files
-        raise error
-    under: BaseException | None = error
-    while under is not None and not isinstance(under, OSError):
-        under = under.__context__
-    error = under or error  # torch's writer trips over a full disk with words of its own
+    chain = [error]
+    while (before := chain[-1].__context__) is not None:
+        chain.append(before)
+    for under in chain:  # DCP wraps these too, and torch's C++ hides them; they are no fault of the files
+        if not isinstance(under, (Exception, CheckpointException)):
+            raise under
+    error = next((under for under in chain if isinstance(under, OSError)), error)  # a full disk has words of its own
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

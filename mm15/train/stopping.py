@@ -3,7 +3,7 @@
     anywhere but in a stage's steps       Stopped at once; what is being written is dropped, what is there is whole
     while a stage trains (`held`)         noted; the loop asks after each step, with all processes of the run
 
-Ctrl-C is KeyboardInterrupt as ever: it does not wait.
+Ctrl-C is KeyboardInterrupt as ever; it waits for nothing but a checkpoint that is being written or read.
 """
 
 from __future__ import annotations
@@ -58,3 +58,28 @@ class Stopping:
         again, self._asked = self._asked, True
         if not self._held and not again:  # schedulers may send it twice; once is enough
             raise self.stopped()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C within the block is raised at its end, a second one at once.
+
+    For torch's readers and writers, whose C++ calls Python back: interrupted there they report a damaged file, or take
+    the process down. Elsewhere than in the main thread, where nothing is interrupted, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[FrameType | None] = []
+
+    def note(_number: int, frame: FrameType | None) -> None:
+        came.append(frame)
+        signal.signal(signal.SIGINT, former)
+
+    former = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if came and callable(former):
+        former(signal.SIGINT, came[0])
