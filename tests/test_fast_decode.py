@@ -7,7 +7,8 @@ import math
 import pydoc
 import sys
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from scripted import processor
 from mm15.errors import UserError
 from mm15.generate import Conversation, FastDecoder, Weights, continue_prompts, fast
 from mm15.generate.fast_graph import BLOCK, quantise
+from mm15.generate.lookup import Lookup
 from mm15.model import MM15ForConditionalGeneration
 from mm15.pretrained import resolve
 from mm15.processor import MM15Processor
@@ -80,6 +82,58 @@ def test_fp32_writes_what_generate_writes(family: str, shape: dict[str, Any]) ->
     expected = by_generate(model, IDS, tiles, 24)
     assert len(set(expected)) > 6, "a model that repeats itself proves little"
     assert list(FastDecoder(model).tokens(encoded(IDS, tiles), most=24)) == expected
+
+
+class Drafting(Lookup):
+    """Drafts of 0 to 5 tokens that are right up to every place in turn, for whoever knows the text."""
+
+    text: ClassVar[list[int]] = []
+    kinds: ClassVar[list[tuple[int, int]]] = [(length, right) for length in range(6) for right in range(length + 1)]
+    learnt: ClassVar[list[tuple[int, int]]] = []
+
+    def draft(self, most: int) -> list[int]:
+        length, right = self.kinds[len(self.learnt) % len(self.kinds)]
+        come = self.text[len(self._ids) :][:length]
+        return [token if i < right else (token + 1) % 50 for i, token in enumerate(come)][:most]
+
+    def learn(self, drafted: int, right: int) -> None:
+        self.learnt.append((drafted, right))
+
+
+@pytest.mark.parametrize("weights", Weights)
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+def test_drafts_change_the_calls_and_not_the_tokens(
+    family: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drafts that are right, wrong and right in part; then those that are looked up."""
+    model, tiles = make(family, **({"sliding_window": 5} if family == "mistral" else {})), tiny_model.tiles(2)
+    one_by_one = list(FastDecoder(model, weights=weights, draft=0).tokens(encoded(IDS, tiles), most=81))
+    if weights is Weights.FP32:
+        assert one_by_one == by_generate(model, IDS, tiles, 81)
+    decoder = FastDecoder(model, weights=weights)
+    for most in (1, 2, 81):
+        assert list(decoder.tokens(encoded(IDS, tiles), most=most)) == one_by_one[:most]
+        assert decoder.seen == len(IDS) + most - 1
+    Drafting.learnt, Drafting.text = [], IDS + one_by_one
+    monkeypatch.setattr(fast, "Lookup", Drafting)
+    assert list(decoder.tokens(encoded(IDS, tiles), most=81)) == one_by_one
+    assert decoder.seen == len(IDS) + 80
+    assert Drafting.learnt[: len(Drafting.kinds)] == Drafting.kinds
+
+
+def test_a_text_that_repeats_itself_takes_fewer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = make(), {}
+    with torch.no_grad():
+        for layer in model.decoder.model.layers:
+            layer.self_attn.o_proj.weight.zero_()  # so that a token alone decides which comes next
+    for draft in (0, 16):
+        decoder = FastDecoder(model, draft=draft)
+        counted = Mock(wraps=decoder._step)
+        monkeypatch.setattr(decoder, "_step", counted)
+        written = list(decoder.tokens(encoded(IDS[:5]), most=120))
+        calls[draft] = counted.call_count
+    assert len(set(written)) < 40, "this text does not repeat itself"
+    assert calls[0] == 119 and calls[16] < 60
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:

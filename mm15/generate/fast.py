@@ -7,7 +7,8 @@
 
 A transformers step costs 30 ms of Python for 135M parameters on two cores; the graph has a few hundred fused nodes and
 takes 6 (bench/decode.py, docs/measurements.md). A prompt that begins as the former one did (the next turn of a
-conversation) computes only what follows, provided that its first pictures are the same, pixel for pixel.
+conversation) computes only what follows, provided that its first pictures are the same, pixel for pixel. Where the
+text repeats itself, tokens are drafted (`lookup`), read at once, and kept as far as they are what the decoder writes.
 
 Guarantees. fp32: the tokens of `generate` in fp32, up to ties within rounding. int8: perplexity within 1 % of fp32
 (SmolLM2-135M, tests). Cost: a second copy of the decoder's matrices (`fast_graph`), and 8 * layers * K * E bytes of
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .fast_graph import Weights, make_session
+from .lookup import Lookup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,26 +42,26 @@ STEP = 512
 
 
 class FastDecoder:
-    """Greedy continuation of one prompt at a time. `model` is an MM15 model on the CPU, in eval mode.
+    """Greedy continuation of one prompt at a time. `model` is an MM15 model on the CPU, in eval mode; at most `draft`
+    tokens are drafted at once (0: one token after the other).
 
     The weights are copied: a change of the model's weights afterwards is not seen. Threads are torch's
     (`torch.get_num_threads`, OMP_NUM_THREADS). Raises UserError for decoders that have no fast form (mixture-of-experts
     among them), for a model on another device, and when onnxruntime is missing.
     """
 
-    def __init__(self, model: PreTrainedModel, *, weights: Weights = Weights.FP32) -> None:
+    def __init__(self, model: PreTrainedModel, *, weights: Weights = Weights.FP32, draft: int = 16) -> None:
         if model.device.type != "cpu":
             raise UserError(f"fast generation runs on the CPU, the model is on {model.device}; leave `weights` out")
         self.model: Any = model
         self.decoder: Any = model.decoder
-        self.weights = weights
+        self.weights, self.draft = weights, draft
         self._never: list[int] = list(model.generation_config.suppress_tokens or [])
         self._session = make_session(self.decoder, weights, never=self._never, threads=torch.get_num_threads())
         table: Any = model.get_input_embeddings()
         self._embeddings: Tensor = table.weight.detach()
-        self._token, self._newest = np.zeros((1, 1), np.int64), np.array([-1])
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
-        self._one = np.zeros((1, 1, self._embeddings.shape[1]), np.float32)
+        self._steps: dict[int, _Bound] = {}
         self._cache: dict[str, np.ndarray] = {}
         self.capacity = 0
         self.forget()
@@ -94,10 +96,16 @@ class FastDecoder:
         self.forget()  # an interrupted reading leaves no false memory
         token = self._read(embeds, kept)
         self._ids, self._tiles = ids, prompt.tiles
+        lookup = Lookup([*ids, token], most=self.draft)
         yield token
-        for _ in range(most - 1):
-            token = self._step(token)
-            yield token
+        left = most - 1
+        while left > 0:
+            drafted = lookup.draft(left - 1)
+            following = self._step([token, *drafted])
+            lookup.learn(len(drafted), len(following) - 1)
+            lookup.extend(following)
+            token, left = following[-1], left - len(following)
+            yield from following
 
     def logits(self, prompt: Encoded) -> Tensor:
         """What the graph says after every position of a prompt, fp32 [T, V]; to measure how good the weights are."""
@@ -136,8 +144,10 @@ class FastDecoder:
         length = embeds_1TD.shape[1]
         if kept == 0 and length >= LONG and self.weights is Weights.INT8 and embeds_1TD.dtype == torch.bfloat16:
             return self._read_by_model(embeds_1TD)
-        read = self._bind(embeds_1TD.float().contiguous().numpy(), self._newest, token=self._token)
-        return self._run(read, kept + length)
+        x_1TD, newest = embeds_1TD.float().contiguous().numpy(), np.array([-1])
+        read = self._bind(x_1TD, newest, token=np.zeros((1, 1), np.int64))
+        self._run(read, kept + length)
+        return int(read.outputs["token"][0, 0])
 
     @torch.inference_mode()
     def _read_by_model(self, embeds_1TD: Tensor) -> int:
@@ -153,18 +163,24 @@ class FastDecoder:
 
     # --------------------------------------------------------------------------------------------------------- steps
 
-    def _step(self, token: int) -> int:
-        """Reads `token` and says which comes next."""
-        self._one[0, 0] = self._embeddings[token].float().numpy()
-        following = self._run(self._single, len(self._ids) + 1)
-        self._ids.append(token)
-        return following
+    def _step(self, tokens: list[int]) -> list[int]:
+        """Reads the newest token and those drafted after it; what comes next, one more than the draft has right."""
+        count = len(tokens)
+        if count not in self._steps:
+            x_1TD = np.zeros((1, count, self._embeddings.shape[1]), np.float32)
+            self._steps[count] = self._bind(x_1TD, np.arange(count), token=np.zeros((1, count), np.int64))
+        step = self._steps[count]
+        step.inputs["x"][0] = self._embeddings[tokens].float().numpy()
+        self._run(step, len(self._ids) + count)
+        following = step.outputs["token"][0].tolist()
+        right = next((i for i in range(count - 1) if tokens[i + 1] != following[i]), count - 1)
+        self._ids += tokens[: right + 1]
+        return following[: right + 1]
 
-    def _run(self, bound: _Bound, total: int) -> int:
-        """One call of the graph after which the cache holds `total` tokens; the token it left, if that was bound."""
+    def _run(self, bound: _Bound, total: int) -> None:
+        """One call of the graph after which the cache holds `total` tokens."""
         self._last[0], self._total[()] = total - 1, total
         self._session.run_with_iobinding(bound.binding)
-        return int(self._token[0, 0])
 
     def _bind(self, x_1TD: np.ndarray, wanted_R: np.ndarray, **found: np.ndarray) -> _Bound:
         """Where the graph finds its inputs and leaves what is `found`; it writes the cache where it reads it."""
@@ -175,7 +191,7 @@ class FastDecoder:
         for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, array in arrays.items():
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return _Bound(binding, (inputs, outputs))
+        return _Bound(binding, inputs, outputs)
 
     def _reserve(self, positions: int) -> None:
         """A cache of at least so many positions; what it holds stays."""
@@ -193,12 +209,13 @@ class FastDecoder:
             self._cache[name] = np.zeros(shape, np.float32)
             if before:
                 self._cache[name][:, :, :held] = before[name][:, :, :held]
-        self._single = self._bind(self._one, self._newest, token=self._token)
+        self._steps.clear()  # bound to the former cache
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Addresses for the graph, and the arrays that must live as long as they are used."""
+    """Addresses for the graph, and the arrays behind them, which must live as long."""
 
     binding: Any
-    arrays: Any
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
