@@ -147,6 +147,15 @@ def test_frozen_parts_and_adapters_need_less() -> None:
     assert sft[2].checkpoint < sft[1].checkpoint < sft[0].checkpoint
 
 
+def test_auto_is_bf16_on_the_gpus_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine would take, which is not asked."""
+    monkeypatch.setattr("mm15.model.precision._faster", lambda kind: pytest.fail("asked"))
+    auto, bf16, fp32 = (planned("pico", f"precision={name}", gpus=1) for name in ("auto", "bf16", "fp32"))
+    assert (auto.bf16, fp32.bf16) == (True, False)
+    assert auto == bf16
+    assert auto.stages[0].memory.total < fp32.stages[0].memory.total
+
+
 def test_json_is_one_document() -> None:
     done = CliRunner().invoke(app, ["plan", "pico", "--gpus", "1", "--json"])
     assert done.exit_code == 0, done.output

@@ -230,7 +230,7 @@ def _fast(network: Any, weights: str | None) -> FastDecoder | None:
     if weights is None:
         return None
     from ..generate.fast import FastDecoder
-    from ..generate.fast_graph import Weights
+    from ..generate.fast_weights import Weights
 
     known = [kind.value for kind in Weights]
     if weights not in known:

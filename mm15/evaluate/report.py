@@ -33,7 +33,7 @@ def write_report(run_dir: str | Path) -> Path:
         *mixture(run.stages),
         *skipped(run.stages),
         "<h2>Settings</h2>",
-        *settings(run.recipe),
+        *settings(run.recipe, run.precision),
         page.folded("The whole recipe", f"<pre>{escape(recipes.dump(run.recipe))}</pre>"),
     ]
     path = run.folder / "report.html"

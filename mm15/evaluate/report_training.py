@@ -141,8 +141,8 @@ def _ledger_line(line: Mapping[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
-def settings(recipe: recipes.Recipe) -> list[str]:
-    """The settings that decide most: the model, the pictures, and a column for each stage."""
+def settings(recipe: recipes.Recipe, precision: str) -> list[str]:
+    """The settings that decide most: the model, the pictures, and a column for each stage; `precision` as it was."""
     model, picture = recipe.model, recipe.picture
     rows = [
         ["encoder", page.wide_cell(_backbone(model.vision))],
@@ -153,7 +153,7 @@ def settings(recipe: recipes.Recipe) -> list[str]:
         ["decoder", page.wide_cell(_backbone(model.decoder))],
         ["pictures", page.wide_cell(_picture(picture))],
         ["coordinates", page.wide_cell(_coordinates(recipe.coordinates))],
-        ["seed, precision", page.wide_cell(f"{recipe.seed}, {recipe.precision}")],
+        ["seed, precision", page.wide_cell(f"{recipe.seed}, {precision}")],
     ]
     by_stage = {name: _stage_settings(recipe, name) for name in recipe.stages}
     keys = next(iter(by_stage.values()), {})

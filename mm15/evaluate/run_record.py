@@ -1,6 +1,6 @@
 """A run folder as it is read for its report: whatever of it exists, stage by stage.
 
-recipe.yaml                        stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl, experts.jsonl
+recipe.yaml, precision.json        stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl, experts.jsonl
 model/*.safetensors                evaluation/NAME.json, examples/NAME/examples.json and its pictures
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from .. import recipe as recipes
 from ..errors import UserError
 from ..train.metrics import read as read_lines
+from ..train.precision import told
 
 _JSON = dict[str, Any]
 
@@ -57,6 +58,11 @@ class RunRecord:
     def evaluations(self) -> dict[str, _JSON]:
         """The evaluations there are, by stage."""
         return {stage.name: stage.evaluation for stage in self.stages if stage.evaluation}
+
+    @property
+    def precision(self) -> str:
+        """As the recipe has it, and what the run took where that is auto."""
+        return told(self.recipe, self.folder)
 
     @cached_property
     def parameters(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Evaluation of a whole model: after a stage of a run, or by name from the command line.
 
-Each sample is asked twice, with its pictures and with blank ones. Full precision on a CPU; on a GPU bfloat16 unless the
-recipe says fp32.
+Each sample is asked twice, with its pictures and with blank ones. In the recipe's precision; where
+that is auto, bfloat16 on a GPU that has it and full precision on any CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from .. import recipe as recipes
 from ..errors import UserError
 from ..generate.loading import load
+from ..model.precision import faster_in_bf16
 from .examples import save_examples
 from .results import Comparison
 from .runner import evaluate, progress_bar, tasks_of
@@ -79,7 +80,7 @@ def compare(
     """Both evaluations of one model, on the GPU where there is one, under a progress bar."""
     started = time.perf_counter()
     on_gpu = torch.cuda.is_available()
-    bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    bf16 = precision == "bf16" or (precision == "auto" and on_gpu and faster_in_bf16(torch.device("cuda")))
     if on_gpu:
         torch.nn.Module.to(model, "cuda")
     with progress_bar() as bar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .conversation import Conversation, Reply, read_reply
 from .fast import FastDecoder
-from .fast_graph import Weights
+from .fast_weights import Weights
 from .greedy import continue_prompts
 from .loading import load
 

@@ -1,25 +1,26 @@
-"""Fast greedy replies of one conversation on a CPU: the decoder runs in onnxruntime, its cache is kept over turns.
+"""Fast greedy replies of one conversation on a CPU: the decoder compiled by numba, its cache kept over turns.
 
     fast = FastDecoder(model, weights=Weights.INT8)
     Conversation(model, processor, fast=fast)           the same conversation, its replies from `fast`
 
     prompt --model's own splice--> embeddings [T, D] --what the cache does not hold yet--> decoder --> token, token, ...
 
-A transformers step costs 30 ms of Python for 135M parameters on two cores; the graph has a few hundred fused nodes and
-takes 6 (bench/decode.py, docs/measurements.md). A prompt that begins as the former one did (the next turn of a
-conversation) computes only what follows, provided that its first pictures are the same, pixel for pixel. Where the
-text repeats itself, tokens are drafted (`lookup`), read at once, and kept as far as they are what the decoder writes.
+A transformers step costs 30 ms of Python for 135M parameters on two cores; compiled (`fast_kernels`) it takes 6
+(bench/decode.py, docs/measurements.md). A prompt that begins as the former one did (the next turn of a conversation)
+computes only what follows, provided that its first pictures are the same, pixel for pixel. Where the text repeats
+itself, tokens are drafted (`lookup`), read at once, and kept as far as they are what the decoder writes. A long fresh
+prompt is read by the model itself where torch's products in the model's precision are the faster.
 
 Guarantees. fp32: the tokens of `generate` in fp32, up to ties within rounding. int8: perplexity within 1 % of fp32
-(SmolLM2-135M, tests). Cost: a second copy of the decoder's matrices (`fast_graph`), and 8 * layers * K * E bytes of
-cache a position. A model in bf16 reads long prompts itself before int8 takes over: torch's bf16 product is the faster.
-Legend: T tokens, D width, K key heads, E head width, C capacity of the cache.
+(SmolLM2-135M, tests). The number of threads changes no number. Cost: a second copy of the decoder's matrices
+(`fast_weights`), and 8 * layers * G * E bytes of cache a position, 4 with int8 weights.
+Legend: T tokens, D width, G key heads, E head width, C capacity of the cache, R tokens asked about, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .fast_graph import Weights, make_session
+from ..model.precision import faster_in_bf16
+from .fast_weights import PANEL, Weights, check_decoder, pack_head, pack_layers
 from .lookup import Lookup
 
 if TYPE_CHECKING:
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
     from ..text.render import Encoded
 
 LONG = 64
-"""Tokens of a fresh prompt from which on a bf16 model reads it."""
+"""Tokens of a fresh prompt from which on the model reads it."""
+AT_ONCE = 32
+"""Tokens of a prompt that the compiled decoder reads at one time."""
 STEP = 512
-"""The cache grows by multiples of this."""
+"""The cache grows by multiples of this; a multiple of a panel."""
 
 
 class FastDecoder:
@@ -47,7 +51,7 @@ class FastDecoder:
 
     The weights are copied: a change of the model's weights afterwards is not seen. Threads are torch's
     (`torch.get_num_threads`, OMP_NUM_THREADS). Raises UserError for decoders that have no fast form (mixture-of-experts
-    among them), for a model on another device, and when onnxruntime is missing.
+    among them), for a model on another device, and when numba is missing.
     """
 
     def __init__(self, model: PreTrainedModel, *, weights: Weights = Weights.FP32, draft: int = 16) -> None:
@@ -56,14 +60,16 @@ class FastDecoder:
         self.model: Any = model
         self.decoder: Any = model.decoder
         self.weights, self.draft = weights, draft
+        check_decoder(self.decoder)
+        self._kernels = _compiled()
+        self._threads = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="fast-decoder")
         self._never: list[int] = list(model.generation_config.suppress_tokens or [])
-        self._session = make_session(self.decoder, weights, never=self._never, threads=torch.get_num_threads())
+        self._layers = pack_layers(self.decoder, weights)
+        self._head = pack_head(self.decoder, weights, never=self._never)
         table: Any = model.get_input_embeddings()
         self._embeddings: Tensor = table.weight.detach()
-        self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
-        self._steps: dict[int, _Bound] = {}
-        self._cache: dict[str, np.ndarray] = {}
         self.capacity = 0
+        self._keys = self._values = np.zeros(0)
         self.forget()
 
     def forget(self) -> None:
@@ -108,14 +114,13 @@ class FastDecoder:
             yield from following
 
     def logits(self, prompt: Encoded) -> Tensor:
-        """What the graph says after every position of a prompt, fp32 [T, V]; to measure how good the weights are."""
-        length = len(prompt)
+        """What the compiled decoder says after every position of a prompt, fp32 [T, V]; to measure how good the weights
+        are."""
         self.forget()
-        self._reserve(length)
-        found_1TV = np.empty((1, length, len(self.decoder.lm_head.weight)), np.float32)
-        binding = self._bind(self._embed(prompt, 0).float().contiguous().numpy(), np.arange(length), logits=found_1TV)
-        self._run(binding, length)
-        return torch.from_numpy(found_1TV)[0]
+        self._reserve(len(prompt))
+        embeds = self._embed(prompt, 0)[0].float().numpy()
+        parts = [self._run(part, i * AT_ONCE, wanted=len(part)) for i, part in enumerate(_parts(embeds))]
+        return torch.from_numpy(np.concatenate(parts))
 
     # ------------------------------------------------------------------------------------------------------- prompts
 
@@ -141,13 +146,17 @@ class FastDecoder:
 
     def _read(self, embeds_1TD: Tensor, kept: int) -> int:
         """Keys and values of the embeddings into the cache after position `kept`; the token that comes next."""
-        length = embeds_1TD.shape[1]
-        if kept == 0 and length >= LONG and self.weights is Weights.INT8 and embeds_1TD.dtype == torch.bfloat16:
+        if kept == 0 and embeds_1TD.shape[1] >= LONG and self._model_reads(embeds_1TD.dtype):
             return self._read_by_model(embeds_1TD)
-        x_1TD, newest = embeds_1TD.float().contiguous().numpy(), np.array([-1])
-        read = self._bind(x_1TD, newest, token=np.zeros((1, 1), np.int64))
-        self._run(read, kept + length)
-        return int(read.outputs["token"][0, 0])
+        for i, part in enumerate(_parts(embeds_1TD[0].float().numpy())):
+            logits_1V = self._run(part, kept + i * AT_ONCE, wanted=1)
+        return int(logits_1V.argmax())
+
+    def _model_reads(self, dtype: torch.dtype) -> bool:
+        """Whether torch's products in the model's precision are good enough and faster than the compiled ones."""
+        if dtype == torch.float32:
+            return True
+        return self.weights is Weights.INT8 and dtype == torch.bfloat16 and faster_in_bf16(torch.device("cpu"))
 
     @torch.inference_mode()
     def _read_by_model(self, embeds_1TD: Tensor) -> int:
@@ -155,67 +164,68 @@ class FastDecoder:
 
         read = self.decoder.model(inputs_embeds=embeds_1TD, past_key_values=DynamicCache(), use_cache=True)
         for i, layer in enumerate(read.past_key_values.layers):
-            for part, found in (("key", layer.keys), ("value", layer.values)):
-                torch.from_numpy(self._cache[f"{part}_{i}"])[:, :, : embeds_1TD.shape[1]] = found
+            length = embeds_1TD.shape[1]
+            places = np.arange(length)
+            self._keys[i][:, places // PANEL, :, places % PANEL] = self._held(layer.keys[0].transpose(0, 1))
+            self._values[i][:, :length] = self._held(layer.values[0])
         logits_V = self.decoder.lm_head(read.last_hidden_state[0, -1])
         logits_V[self._never] = -torch.inf
         return int(logits_V.argmax())
+
+    def _held(self, x: Tensor) -> np.ndarray:
+        """As the cache holds numbers: fp32, or halves in uint16 beside small weights."""
+        array = x.float().numpy()
+        return array if self.weights is Weights.FP32 else array.astype(np.float16).view(np.uint16)
 
     # --------------------------------------------------------------------------------------------------------- steps
 
     def _step(self, tokens: list[int]) -> list[int]:
         """Reads the newest token and those drafted after it; what comes next, one more than the draft has right."""
-        count = len(tokens)
-        if count not in self._steps:
-            x_1TD = np.zeros((1, count, self._embeddings.shape[1]), np.float32)
-            self._steps[count] = self._bind(x_1TD, np.arange(count), token=np.zeros((1, count), np.int64))
-        step = self._steps[count]
-        step.inputs["x"][0] = self._embeddings[tokens].float().numpy()
-        self._run(step, len(self._ids) + count)
-        following = step.outputs["token"][0].tolist()
-        right = next((i for i in range(count - 1) if tokens[i + 1] != following[i]), count - 1)
+        x_RD = self._embeddings[tokens].float().numpy()
+        following = self._run(x_RD, len(self._ids), wanted=len(tokens)).argmax(-1).tolist()
+        right = next((i for i in range(len(tokens) - 1) if tokens[i + 1] != following[i]), len(tokens) - 1)
         self._ids += tokens[: right + 1]
         return following[: right + 1]
 
-    def _run(self, bound: _Bound, total: int) -> None:
-        """One call of the graph after which the cache holds `total` tokens."""
-        self._last[0], self._total[()] = total - 1, total
-        self._session.run_with_iobinding(bound.binding)
+    def _run(self, x_TD: np.ndarray, before: int, *, wanted: int) -> np.ndarray:
+        """Reads tokens after `before` that the cache holds; it holds them then, too. Logits [R, V] of the last
+        `wanted`."""
+        cache = (self._keys, self._values, self._cos, self._sin)
+        job = self._kernels.make_job(x_TD, before, wanted, self._layers, self._head, cache)
+        self._kernels.decode(job, [self._helper] * (torch.get_num_threads() - 1))
+        return job.logits[:, : len(self.decoder.lm_head.weight)]
 
-    def _bind(self, x_1TD: np.ndarray, wanted_R: np.ndarray, **found: np.ndarray) -> _Bound:
-        """Where the graph finds its inputs and leaves what is `found`; it writes the cache where it reads it."""
-        state = {"last": self._last, "total": self._total, "cos": self._cos, "sin": self._sin, **self._cache}
-        inputs = {"x": x_1TD, "wanted": wanted_R, **state}
-        outputs = {**found, **{f"{name}_out": array for name, array in self._cache.items()}}
-        binding = self._session.io_binding()
-        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, array in arrays.items():
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return _Bound(binding, inputs, outputs)
+    def _helper(self, work: Callable[..., None], job: Any) -> Callable[[], None]:
+        """Starts work in another thread; how to await its end."""
+        return self._threads.submit(work, job).result
 
     def _reserve(self, positions: int) -> None:
         """A cache of at least so many positions; what it holds stays."""
         if positions <= self.capacity:
             return
-        config, before, held = self.decoder.config, self._cache, len(self._ids)
+        config, held = self.decoder.config, len(self._ids)
+        former = (self._keys, self._values) if self.capacity else None
         self.capacity = -(-positions // STEP) * STEP
-        rotary = self.decoder.model.rotary_emb
-        cos, sin = rotary(torch.zeros(1), torch.arange(self.capacity)[None])
-        half = cos.shape[-1] // 2
-        self._cos, self._sin = (part[0, :, :half].contiguous().numpy() for part in (cos, sin))
-        shape = (1, config.num_key_value_heads, self.capacity, 2 * half)
-        self._cache = {}
-        for name in (f"{part}_{i}" for i in range(config.num_hidden_layers) for part in ("key", "value")):
-            self._cache[name] = np.zeros(shape, np.float32)
-            if before:
-                self._cache[name][:, :, :held] = before[name][:, :, :held]
-        self._steps.clear()  # bound to the former cache
+        cos, sin = self.decoder.model.rotary_emb(torch.zeros(1), torch.arange(self.capacity)[None])
+        width = cos.shape[-1]
+        self._cos, self._sin = (part[0, :, : width // 2].contiguous().numpy() for part in (cos, sin))
+        each = (config.num_hidden_layers, config.num_key_value_heads)
+        kind = np.float32 if self.weights is Weights.FP32 else np.uint16
+        self._keys = np.zeros((*each, self.capacity // PANEL, width, PANEL), kind)
+        self._values = np.zeros((*each, self.capacity, width), kind)
+        if former:
+            panels = -(-held // PANEL)
+            self._keys[:, :, :panels], self._values[:, :, :held] = former[0][:, :, :panels], former[1][:, :, :held]
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """Addresses for the graph, and the arrays behind them, which must live as long."""
+def _parts(x_TD: np.ndarray) -> list[np.ndarray]:
+    return [x_TD[start : start + AT_ONCE] for start in range(0, len(x_TD), AT_ONCE)]
 
-    binding: Any
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
+
+def _compiled() -> Any:
+    """The compiled functions; UserError without numba."""
+    try:
+        from . import fast_kernels
+    except ImportError:
+        raise UserError('fast generation needs numba: pip install "mm15[fast]"') from None
+    return fast_kernels

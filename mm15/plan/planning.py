@@ -121,12 +121,17 @@ def _planned(
         memory_gb=memory_gb,
         mfu=mfu,
         peak_flops=peak_flops,
-        bf16=recipe.precision != "fp32",
+        bf16=_in_bf16(recipe),
         checkpointing=recipe.parallel.activation_checkpointing,
         parameters={part: last.numbers(part) for part in PARTS},
         active={part: last.active(part) for part in PARTS},
         stages=tuple(stages),
     )
+
+
+def _in_bf16(recipe: Recipe) -> bool:
+    """Whether the GPUs compute in bf16. `auto` comes to that on those planned for, whatever this machine would take."""
+    return recipe.precision != "fp32"
 
 
 def _check(recipe: Recipe, gpus: int, memory_gb: float, mfu: float, peak_flops: float) -> None:
@@ -168,7 +173,7 @@ def _stage(recipe: Recipe, name: str, shapes: Shapes, gpus: int, room: float, sp
     stage = recipe.stages[name]
     training, each = training_of(recipe, name), shapes.connector.tokens
     process = Process(
-        bf16=recipe.precision != "fp32",
+        bf16=_in_bf16(recipe),
         shards=gpus // recipe.parallel.replicate,
         several=gpus > 1,
         rows=stage.batch.rows // gpus,

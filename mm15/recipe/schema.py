@@ -274,7 +274,8 @@ class Recipe(Settings):
     name: str
     seed: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Compute precision; auto takes bf16 where the machine multiplies it natively. Parameters stay fp32."""
+    """Compute precision; auto takes bf16 where this machine multiplies it clearly faster, and a run keeps what it took.
+    Parameters stay fp32."""
     threads: int | None = None
     """Compute threads on a CPU; None leaves torch's choice."""
     workers: int = 1

@@ -220,13 +220,6 @@ def clip(parameters: Iterable[torch.nn.Parameter], most: float) -> float:
     return norm
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies bf16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 # ----------------------------------------------------------------------------------------------------------- lost peers
 
 

@@ -1,6 +1,7 @@
 """A run: all stages of a recipe, evaluation after each, then the report. The same command again resumes.
 
 RUN/recipe.yaml                      resolved copy
+    precision.json                   what `precision: auto` came to when the run first trained, and stays
     stages/NAME/step-000200/         DCP checkpoints     stages/NAME/metrics.jsonl, mixture.json, skipped.jsonl
                                                          (target_tokens.json where they are what is mixed by)
     model/                           the newest finished stage as a transformers folder
@@ -33,6 +34,7 @@ from . import checkpoint, parallel
 from .allocator import keep_freed_memory
 from .materialise import build_once
 from .models import make_model, start_stage
+from .precision import KEPT
 from .stage import Run, train_stage
 from .stopping import Stopping
 
@@ -131,8 +133,10 @@ def _claim(recipe: Recipe, out: Path, world: parallel.World, claim: ExitStack, *
         try:
             claim.enter_context(alone_in(out, LOCK, busy="another run is at work here"))
             changes = _changes(recipe, out, accept=accept)
-            if changes and not (out / "stages").exists():
-                shutil.rmtree(out / "tokenizer", ignore_errors=True)
+            if not (out / "stages").exists():  # nothing was trained: what was made for it is made again
+                (out / KEPT).unlink(missing_ok=True)
+                if changes:
+                    shutil.rmtree(out / "tokenizer", ignore_errors=True)
             if changes or not (out / "recipe.yaml").exists():
                 write_atomically(out / "recipe.yaml", recipes.dump(recipe))
         except UserError as error:

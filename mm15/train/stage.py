@@ -21,6 +21,7 @@ from ..data.skips import SkipLedger
 from ..data.sources import SourceData
 from ..files import write_atomically
 from ..model import MM15ForConditionalGeneration
+from ..model.precision import faster_in_bf16
 from ..processor import MM15Processor
 from ..recipe import Recipe
 from . import adapters, checkpoint, parallel
@@ -29,6 +30,7 @@ from .loop import NotFiniteError, Step, train
 from .metrics import Metrics
 from .models import export, load_stage
 from .optim import make_optimizer
+from .precision import KEPT, taken
 from .progress import StageProgress
 from .stopping import Stopping
 
@@ -58,7 +60,7 @@ def train_stage(run: Run, name: str, model: MM15ForConditionalGeneration, proces
     newest = checkpoint.latest(folder)
     state = None if newest is None else checkpoint.read_state(newest)
     done = state["step"] if state else 0
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and parallel.native_bf16(world.device))
+    bf16 = in_bf16(run)
     optimizer = _prepare(run, name, model, bf16=bf16)
     mixture = stage_mixture(recipe, name, run.sources, means=means(run, name, processor))
     skips = SkipLedger(folder / "skipped.jsonl") if world.is_main else None
@@ -137,6 +139,17 @@ def _hand_on(run: Run, name: str, model: MM15ForConditionalGeneration, processor
         plain = load_stage(run.recipe, name, checkpoint.latest(run.folder(name)), processor.tokenizer)
         export(plain, processor, folder, parallel.World(), receipt=receipt)
     run.world.barrier()
+
+
+def in_bf16(run: Run) -> bool:
+    """Whether the run computes in bf16. What `auto` comes to the main process decides for all, once: it is kept."""
+    if run.recipe.precision == "auto":
+        kept = run.out / KEPT
+        if run.world.is_main and not kept.exists():
+            faster = faster_in_bf16(run.world.device)
+            write_atomically(kept, json.dumps({"precision": "bf16" if faster else "fp32"}))
+        run.world.barrier()
+    return taken(run.recipe, run.out) == "bf16"
 
 
 def means(run: Run, name: str, processor: MM15Processor) -> dict[str, Fraction] | None:

@@ -1,0 +1,62 @@
+"""Whether a machine is faster in bf16: what ``precision: auto`` of a recipe asks.
+
+That a CPU has instructions for bf16 does not say so. Products of matrices in GFLOP/s on two that have avx512_bf16:
+
+                                                     bf16    fp32
+    Xeon of Sapphire Rapids' kind, without AMX        166     304
+    EPYC                                              860     184
+
+On the first bf16 nearly halves the speed. So where a CPU has the instructions a product is timed.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+
+WORTH = 0.8
+"""bf16 is taken where it needs less than this share of fp32's time: it rounds, so it has to pay."""
+SIDE = 512
+"""Rows and columns of the matrices that are multiplied: about a millisecond."""
+RUNS = 5
+
+
+def faster_in_bf16(device: torch.device) -> bool:
+    """Whether this machine multiplies bf16 clearly faster than fp32; some milliseconds, once for each kind of device.
+
+    A GPU does where it has bf16 in hardware. A CPU is timed, with the threads that torch has when this is first asked.
+    """
+    return _faster(device.type)
+
+
+@cache
+def _faster(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not _has_instructions():
+        return False
+    bf16, fp32 = product_seconds()
+    return bf16 < WORTH * fp32
+
+
+def _has_instructions() -> bool:
+    """Whether the CPU multiplies bf16 in hardware; without that bf16 has nothing to gain."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def product_seconds() -> tuple[float, float]:
+    """Seconds of a product in bf16 and in fp32 on this CPU, the least of some runs after one to warm up.
+
+    The two take turns, so that what else is at work slows both. No random numbers are drawn: a run's are its own.
+    """
+    a, b = (torch.ones(SIDE, SIDE, dtype=dtype, device="cpu") for dtype in (torch.bfloat16, torch.float32))
+    turns = [(_seconds(a), _seconds(b)) for _ in range(1 + RUNS)][1:]
+    return min(bf16 for bf16, _ in turns), min(fp32 for _, fp32 in turns)
+
+
+def _seconds(matrix: torch.Tensor) -> float:
+    started = time.perf_counter()
+    torch.mm(matrix, matrix)
+    return time.perf_counter() - started
