@@ -9,7 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,10 +19,12 @@ import torch
 from PIL import Image as PILImage
 from scripted import processor
 
-import mm15.generate
+import mm15.generate.fast
 from mm15.errors import UserError
-from mm15.generate import Conversation, FastDecoder, Weights, continue_prompts, fast, fast_kernels
-from mm15.generate.fast_weights import (
+from mm15.generate import Conversation, FastDecoder, Weights, continue_prompts
+from mm15.generate.fast import decoder as fast
+from mm15.generate.fast import job, kernels
+from mm15.generate.fast.weights import (
     BLOCK,
     PANEL,
     error,
@@ -31,7 +33,6 @@ from mm15.generate.fast_weights import (
     quantise_to_4_bits,
     words,
 )
-from mm15.generate.lookup import Lookup
 from mm15.model import MM15ForConditionalGeneration
 from mm15.pretrained import resolve
 from mm15.processor import MM15Processor
@@ -93,58 +94,6 @@ def test_fp32_writes_what_generate_writes(family: str, shape: dict[str, Any]) ->
     expected = by_generate(model, IDS, tiles, 24)
     assert len(set(expected)) > 6, "a model that repeats itself proves little"
     assert list(FastDecoder(model).tokens(encoded(IDS, tiles), most=24)) == expected
-
-
-class Drafting(Lookup):
-    """Drafts of 0 to 5 tokens that are right up to every place in turn, for whoever knows the text."""
-
-    text: ClassVar[list[int]] = []
-    kinds: ClassVar[list[tuple[int, int]]] = [(length, right) for length in range(6) for right in range(length + 1)]
-    learnt: ClassVar[list[tuple[int, int]]] = []
-
-    def draft(self, most: int) -> list[int]:
-        length, right = self.kinds[len(self.learnt) % len(self.kinds)]
-        come = self.text[len(self._ids) :][:length]
-        return [token if i < right else (token + 1) % 50 for i, token in enumerate(come)][:most]
-
-    def learn(self, drafted: int, right: int) -> None:
-        self.learnt.append((drafted, right))
-
-
-@pytest.mark.parametrize("weights", Weights)
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
-def test_drafts_change_the_calls_and_not_the_tokens(
-    family: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Drafts that are right, wrong and right in part; then those that are looked up."""
-    model, tiles = make(family, **({"sliding_window": 5} if family == "mistral" else {})), tiny_model.tiles(2)
-    one_by_one = list(FastDecoder(model, weights=weights, draft=0).tokens(encoded(IDS, tiles), most=81))
-    if weights is Weights.FP32:
-        assert one_by_one == by_generate(model, IDS, tiles, 81)
-    decoder = FastDecoder(model, weights=weights)
-    for most in (1, 2, 81):
-        assert list(decoder.tokens(encoded(IDS, tiles), most=most)) == one_by_one[:most]
-        assert decoder.seen == len(IDS) + most - 1
-    Drafting.learnt, Drafting.text = [], IDS + one_by_one
-    monkeypatch.setattr(fast, "Lookup", Drafting)
-    assert list(decoder.tokens(encoded(IDS, tiles), most=81)) == one_by_one
-    assert decoder.seen == len(IDS) + 80
-    assert Drafting.learnt[: len(Drafting.kinds)] == Drafting.kinds
-
-
-def test_a_text_that_repeats_itself_takes_fewer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls = make(), {}
-    with torch.no_grad():
-        for layer in model.decoder.model.layers:
-            layer.self_attn.o_proj.weight.zero_()  # so that a token alone decides which comes next
-    for draft in (0, 16):
-        decoder = FastDecoder(model, draft=draft)
-        counted = Mock(wraps=decoder._step)
-        monkeypatch.setattr(decoder, "_step", counted)
-        written = list(decoder.tokens(encoded(IDS[:5]), most=120))
-        calls[draft] = counted.call_count
-    assert len(set(written)) < 40, "this text does not repeat itself"
-    assert calls[0] == 119 and calls[16] < 60
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
@@ -251,12 +200,12 @@ def test_a_product_is_the_sum_written_out(kind: str, rows: int, columns: int) ->
     assert matrix.codes.dtype == {"fp32": np.float32, "int8": np.int32, "4 bits": np.uint32}[kind]
     weight, bias = held(layers[1].weight.detach().numpy(), kind), layers[1].bias.detach().numpy()
     for tokens in range(1, 10):
-        x = fast_kernels.make_input(tokens, matrix)
+        x = job.make_input(tokens, matrix)
         x.exact[:, :columns] = np.random.default_rng(tokens).normal(size=(tokens, columns))
-        fast_kernels._round(x)
+        kernels._round(x)
         out = np.empty((tokens, matrix.bias.shape[1]), np.float32)
-        shared = np.zeros(fast_kernels._SHARED, np.int64)
-        fast_kernels._products(shared, fast_kernels._open(shared, 7), matrix, 1, x, 0, out)
+        shared = np.zeros(job.SHARED, np.int64)
+        kernels._products(shared, kernels._open(shared, 7), matrix, 1, x, 0, out)
         wide = np.repeat(x.scales, BLOCK, axis=1).astype(float)
         used = x.exact.astype(float) if kind == "fp32" else x.rounded * wide
         np.testing.assert_allclose(out[:, :rows], used @ weight.T + bias, atol=2e-5)
@@ -268,7 +217,7 @@ def test_a_product_is_the_sum_written_out(kind: str, rows: int, columns: int) ->
 def test_exp_is_exp() -> None:
     from numba import njit
 
-    from mm15.generate.fast_vectors import exp
+    from mm15.generate.fast.vectors import exp
 
     @njit
     def all_of(x: np.ndarray) -> None:
@@ -470,9 +419,9 @@ def test_decoders_without_a_fast_form_are_named(family: str, shape: dict[str, An
 def test_without_numba_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("numba", "llvmlite"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("fast_kernels", "fast_vectors"):
-        monkeypatch.delitem(sys.modules, f"mm15.generate.{name}", raising=False)
-    monkeypatch.delattr(mm15.generate, "fast_kernels", raising=False)
+    for name in ("kernels", "vectors"):
+        monkeypatch.delitem(sys.modules, f"mm15.generate.fast.{name}", raising=False)
+        monkeypatch.delattr(mm15.generate.fast, name, raising=False)
     with pytest.raises(UserError, match=r'pip install "mm15\[fast\]"'):
         FastDecoder(make())
 

@@ -229,8 +229,7 @@ def _fast(network: Any, weights: str | None) -> FastDecoder | None:
     """The fast decoder that `--weights` asks for; without it none, and transformers' `generate` answers."""
     if weights is None:
         return None
-    from ..generate.fast import FastDecoder
-    from ..generate.fast_weights import Weights
+    from ..generate.fast import FastDecoder, Weights
 
     known = [kind.value for kind in Weights]
     if weights not in known:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .conversation import Conversation, Reply, read_reply
-from .fast import FastDecoder
-from .fast_weights import Weights
+from .fast import FastDecoder, Weights
 from .greedy import continue_prompts
 from .loading import load
 

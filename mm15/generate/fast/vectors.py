@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .fast_weights import BLOCK, PANEL
+from .weights import BLOCK, PANEL
 
 OPTIONS: dict[str, Any] = {
     "cache": True,
@@ -39,7 +39,7 @@ def _block(tokens: int) -> Callable[..., None]:
     """add(codes, scales, lows, at, x, rounded, x_scales, x_sums, x_at, out, out_at): out += (codes * scale + low) @ x.
 
     Of one block of a panel, for so many rows of x (as long as its last axis), which follow each other in `out`. `at` is
-    a place in the scales, `x_at` one in x. The kind of the codes says how they are multiplied (`fast_weights`).
+    a place in the scales, `x_at` one in x. The kind of the codes says how they are multiplied (`weights`).
     """
 
     @intrinsic
@@ -175,7 +175,7 @@ def _group(width: int) -> Callable[..., None]:
     return add
 
 
-add_block, add_block_2, add_block_4 = _block(1), _block(2), _block(4)
+add_block, add_block_4 = _block(1), _block(4)
 add_group_16, add_group_64 = _group(16), _group(64)
 
 

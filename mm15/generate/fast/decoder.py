@@ -5,15 +5,14 @@
 
     prompt --model's own splice--> embeddings [T, D] --what the cache does not hold yet--> decoder --> token, token, ...
 
-A transformers step costs 30 ms of Python for 135M parameters on two cores; compiled (`fast_kernels`) it takes 6
+A transformers step costs 30 ms of Python for 135M parameters on two cores; compiled (`kernels`) it takes 6
 (bench/decode.py, docs/measurements.md). A prompt that begins as the former one did (the next turn of a conversation)
-computes only what follows, provided that its first pictures are the same, pixel for pixel. Where the text repeats
-itself, tokens are drafted (`lookup`), read at once, and kept as far as they are what the decoder writes. A long fresh
-prompt is read by the model itself where torch's products in the model's precision are the faster.
+computes only what follows, provided that its first pictures are the same, pixel for pixel. A long fresh prompt is read
+by the model itself where torch's products in the model's precision are the faster.
 
 Guarantees. fp32: the tokens of `generate` in fp32, up to ties within rounding. int8: perplexity within 1 % of fp32
 (SmolLM2-135M, tests). The number of threads changes no number. Cost: a second copy of the decoder's matrices
-(`fast_weights`), and 8 * layers * G * E bytes of cache a position, 4 with int8 weights.
+(`weights`), and 8 * layers * G * E bytes of cache a position, 4 with int8 weights.
 Legend: T tokens, D width, G key heads, E head width, C capacity of the cache, R tokens asked about, V vocabulary.
 """
 
@@ -27,15 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..model.precision import faster_in_bf16
-from .fast_weights import PANEL, Weights, check_decoder, pack_head, pack_layers
-from .lookup import Lookup
+from ...errors import UserError
+from ...model.precision import faster_in_bf16
+from .job import make_job
+from .weights import PANEL, Weights, check_decoder, pack_head, pack_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..text.render import Encoded
+    from ...text.render import Encoded
 
 LONG = 64
 """Tokens of a fresh prompt from which on the model reads it."""
@@ -46,20 +45,19 @@ STEP = 512
 
 
 class FastDecoder:
-    """Greedy continuation of one prompt at a time. `model` is an MM15 model on the CPU, in eval mode; at most `draft`
-    tokens are drafted at once (0: one token after the other).
+    """Greedy continuation of one prompt at a time. `model` is an MM15 model on the CPU, in eval mode.
 
     The weights are copied: a change of the model's weights afterwards is not seen. Threads are torch's
     (`torch.get_num_threads`, OMP_NUM_THREADS). Raises UserError for decoders that have no fast form (mixture-of-experts
     among them), for a model on another device, and when numba is missing.
     """
 
-    def __init__(self, model: PreTrainedModel, *, weights: Weights = Weights.FP32, draft: int = 16) -> None:
+    def __init__(self, model: PreTrainedModel, *, weights: Weights = Weights.FP32) -> None:
         if model.device.type != "cpu":
             raise UserError(f"fast generation runs on the CPU, the model is on {model.device}; leave `weights` out")
         self.model: Any = model
         self.decoder: Any = model.decoder
-        self.weights, self.draft = weights, draft
+        self.weights = weights
         check_decoder(self.decoder)
         self._kernels = _compiled()
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="fast-decoder")
@@ -102,16 +100,10 @@ class FastDecoder:
         self.forget()  # an interrupted reading leaves no false memory
         token = self._read(embeds, kept)
         self._ids, self._tiles = ids, prompt.tiles
-        lookup = Lookup([*ids, token], most=self.draft)
         yield token
-        left = most - 1
-        while left > 0:
-            drafted = lookup.draft(left - 1)
-            following = self._step([token, *drafted])
-            lookup.learn(len(drafted), len(following) - 1)
-            lookup.extend(following)
-            token, left = following[-1], left - len(following)
-            yield from following
+        for _ in range(most - 1):
+            token = self._step(token)
+            yield token
 
     def logits(self, prompt: Encoded) -> Tensor:
         """What the compiled decoder says after every position of a prompt, fp32 [T, V]; to measure how good the weights
@@ -179,19 +171,18 @@ class FastDecoder:
 
     # --------------------------------------------------------------------------------------------------------- steps
 
-    def _step(self, tokens: list[int]) -> list[int]:
-        """Reads the newest token and those drafted after it; what comes next, one more than the draft has right."""
-        x_RD = self._embeddings[tokens].float().numpy()
-        following = self._run(x_RD, len(self._ids), wanted=len(tokens)).argmax(-1).tolist()
-        right = next((i for i in range(len(tokens) - 1) if tokens[i + 1] != following[i]), len(tokens) - 1)
-        self._ids += tokens[: right + 1]
-        return following[: right + 1]
+    def _step(self, token: int) -> int:
+        """Reads `token` and says which comes next."""
+        x_1D = self._embeddings[token : token + 1].float().numpy()
+        following = int(self._run(x_1D, len(self._ids), wanted=1).argmax())
+        self._ids.append(token)
+        return following
 
     def _run(self, x_TD: np.ndarray, before: int, *, wanted: int) -> np.ndarray:
         """Reads tokens after `before` that the cache holds; it holds them then, too. Logits [R, V] of the last
         `wanted`."""
         cache = (self._keys, self._values, self._cos, self._sin)
-        job = self._kernels.make_job(x_TD, before, wanted, self._layers, self._head, cache)
+        job = make_job(x_TD, before, wanted, self._layers, self._head, cache)
         self._kernels.decode(job, [self._helper] * (torch.get_num_threads() - 1))
         return job.logits[:, : len(self.decoder.lm_head.weight)]
 
@@ -225,7 +216,7 @@ def _parts(x_TD: np.ndarray) -> list[np.ndarray]:
 def _compiled() -> Any:
     """The compiled functions; UserError without numba."""
     try:
-        from . import fast_kernels
+        from . import kernels
     except ImportError:
         raise UserError('fast generation needs numba: pip install "mm15[fast]"') from None
-    return fast_kernels
+    return kernels

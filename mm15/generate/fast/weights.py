@@ -1,4 +1,4 @@
-"""The weights of a dense decoder as `fast_kernels` reads them: panels of 64 rows, in fp32 or in blocks of few bits.
+"""The weights of a dense decoder as `kernels` reads them: panels of 64 rows, in fp32 or in blocks of few bits.
 
     weight [N,K]  ->  codes [P,K,64], scales and lows [P,K/32,64]      row 64 p + j at codes[p, :, j]
                                                                        weight = code * scale + low
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ...errors import UserError
 
 BLOCK = 32
 """Columns that share a scale."""

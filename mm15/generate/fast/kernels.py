@@ -3,10 +3,10 @@
     x [M,D] -- norm - qkv - rotary - attention - o - norm - silu(gate) * up - down --  (each layer)  -- norm - head
 
 A decoder that writes one token multiplies every weight once, so what counts is how fast weights come from memory and
-are widened. Matrices therefore lie in panels of 64 rows (`fast_weights`): 64 weights that stand next to each other, a
-cache line in int8, are multiplied by one number of x and added to 64 sums that stay in registers (`fast_vectors`). No
+are widened. Matrices therefore lie in panels of 64 rows (`weights`): 64 weights that stand next to each other, a
+cache line in int8, are multiplied by one number of x and added to 64 sums that stay in registers (`vectors`). No
 sum runs across a register. Weights are widened to fp32 and multiplied there; what goes in is not rounded. Keys lie in
-panels of 64 positions, for the same reason. Four tokens share the widening, so that reading a draft costs little.
+panels of 64 positions, for the same reason. In a prompt four tokens share the widening.
 
 Work is cut into items (a panel, a head) that threads take one after the other (`_lead`, `_help_out`): nobody waits for
 a thread that the system has put aside, as long as it holds no item. Cost: compiled at the first use, some 15 s for each
@@ -20,16 +20,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from . import fast_vectors, fast_weights
-from .fast_vectors import (
+from . import job as jobs
+from . import vectors, weights
+from .job import DONE, TICKET, Input, Job
+from .vectors import (
     OPTIONS,
     add_block,
-    add_block_2,
     add_block_4,
     add_group_16,
     add_group_64,
@@ -41,13 +42,13 @@ from .fast_vectors import (
     store,
     yield_thread,
 )
-from .fast_weights import BLOCK, PANEL, Layers, Matrix
+from .weights import BLOCK, PANEL, Matrix
 
 
 def _outdate_compiled_code() -> None:
     """numba keeps compiled code as long as the file of a function is as it was, and does not look at the files that the
     function uses."""
-    files = [__file__, fast_vectors.__file__, fast_weights.__file__]
+    files = [__file__, jobs.__file__, vectors.__file__, weights.__file__]
     own, *others = (os.stat(file).st_mtime_ns for file in files)
     if max(others) > own and os.access(__file__, os.W_OK):
         os.utime(__file__)
@@ -58,85 +59,10 @@ _GROUP = 8
 """What `add_group` adds at one time."""
 _QKV, _HEADS, _OUT, _GATED, _DOWN, _LOGITS, _KINDS = 0, 1, 2, 3, 4, 5, 8
 """Kinds of items: panels of products, and heads of attention."""
-_TICKET, _DONE, _SHARED = 0, 8, 16
-"""Where the numbers stand that threads share, a cache line apart: the next ticket, and how many items are done."""
 _FINISHED = 2**30
 """The phase of tickets when there is no work any more."""
 _PATIENCE = 4000
 """Looks at a number before a thread lets others run."""
-
-
-class Input(NamedTuple):
-    """What is multiplied: x [M, K], and the same rounded to int16, with a scale and a sum of each block [M, B]."""
-
-    exact: np.ndarray
-    rounded: np.ndarray
-    scales: np.ndarray
-    sums: np.ndarray
-
-
-class Job(NamedTuple):
-    """One reading of M tokens: what is given, what threads share, and the numbers on their way.
-
-    `keys` are [L, G, C/64, E, 64] and `values` [L, G, C, E], fp32 or halves, `cos` and `sin` [C, E/2]. Widths of inputs
-    are filled up to whole blocks with zeros, widths of results to whole panels.
-    """
-
-    layers: Layers
-    head: Matrix
-    keys: np.ndarray
-    values: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
-    before: int
-    shared: np.ndarray
-    stream: np.ndarray
-    normed: Input
-    qkv: np.ndarray
-    attended: Input
-    gated: Input
-    added: np.ndarray
-    logits: np.ndarray
-
-
-def make_input(tokens: int, matrix: Matrix) -> Input:
-    """Room for what a matrix is multiplied with."""
-    blocks = matrix.scales.shape[2]
-    exact, rounded = (np.zeros((tokens, blocks * BLOCK), kind) for kind in (np.float32, np.int16))
-    return Input(exact, rounded, *(np.zeros((tokens, blocks), np.float32) for _ in range(2)))
-
-
-def make_job(
-    x_MD: np.ndarray,
-    before: int,
-    wanted: int,
-    layers: Layers,
-    head: Matrix,
-    cache: Sequence[np.ndarray],
-) -> Job:
-    """A job of M embeddings that stand after `before` tokens in the cache (keys, values, cos, sin), of which the last
-    `wanted` have logits."""
-
-    def zeros(width: int, rows: int = len(x_MD)) -> np.ndarray:
-        return np.zeros((rows, width), np.float32)
-
-    return Job(
-        layers=layers,
-        head=head,
-        keys=cache[0],
-        values=cache[1],
-        cos=cache[2],
-        sin=cache[3],
-        before=before,
-        shared=np.zeros(_SHARED, np.int64),
-        stream=x_MD.copy(),
-        normed=make_input(len(x_MD), layers.qkv),
-        qkv=zeros(layers.qkv.bias.shape[1]),
-        attended=make_input(len(x_MD), layers.out),
-        gated=make_input(len(x_MD), layers.down),
-        added=zeros(layers.out.bias.shape[1]),
-        logits=zeros(head.bias.shape[1], wanted),
-    )
 
 
 def decode(job: Job, helpers: Sequence[Callable[..., Any]]) -> None:
@@ -179,7 +105,7 @@ def _lead(job: Job) -> None:
     ticket, asked = _open(shared, len(layers.norm1) * _KINDS + _LOGITS), len(job.stream) - len(job.logits)
     _products(shared, ticket, job.head, 0, normed, asked, job.logits)
     _await(shared, job.head.codes.shape[1])
-    store(shared, _TICKET, _FINISHED << 32)
+    store(shared, TICKET, _FINISHED << 32)
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
@@ -192,16 +118,16 @@ def _open(shared: np.ndarray, phase: int) -> int:
     A ticket is the phase and the number of an item. It is good whenever it is drawn: while a phase has items that are
     not done, no other begins. Beyond a phase's last item it is good for nothing.
     """
-    store(shared, _DONE, 0)
-    store(shared, _TICKET, phase << 32)
-    return fetch_add(shared, _TICKET)
+    store(shared, DONE, 0)
+    store(shared, TICKET, phase << 32)
+    return fetch_add(shared, TICKET)
 
 
 @njit(**OPTIONS)
 def _await(shared: np.ndarray, count: int) -> None:
     """Waits until so many items of this phase are done."""
     looks = 0
-    while load(shared, _DONE) < count:
+    while load(shared, DONE) < count:
         looks += 1
         if looks % _PATIENCE == 0:
             yield_thread()
@@ -211,7 +137,7 @@ def _await(shared: np.ndarray, count: int) -> None:
 def _help_out(job: Job) -> None:
     """Takes items as long as there are phases."""
     layers, shared, asked = job.layers, job.shared, len(job.stream) - len(job.logits)
-    ticket = fetch_add(shared, _TICKET)
+    ticket = fetch_add(shared, TICKET)
     while ticket >> 32 != _FINISHED:
         phase = ticket >> 32
         kind, i = phase % _KINDS, phase // _KINDS
@@ -235,11 +161,11 @@ def _help_out(job: Job) -> None:
 def _later(shared: np.ndarray, phase: int) -> int:
     """The first ticket of a later phase, as soon as there is one."""
     looks = 0
-    while load(shared, _TICKET) >> 32 == phase:
+    while load(shared, TICKET) >> 32 == phase:
         looks += 1
         if looks % _PATIENCE == 0:
             yield_thread()
-    return fetch_add(shared, _TICKET)
+    return fetch_add(shared, TICKET)
 
 
 @njit(**OPTIONS)
@@ -251,8 +177,8 @@ def _is_for(ticket: int, phase: int, count: int) -> bool:
 @njit(**OPTIONS)
 def _done(shared: np.ndarray) -> int:
     """Tells that an item is done; the next ticket."""
-    fetch_add(shared, _DONE)
-    return fetch_add(shared, _TICKET)
+    fetch_add(shared, DONE)
+    return fetch_add(shared, TICKET)
 
 
 # ----------------------------------------------------------------------------------------------------------- products
@@ -307,9 +233,6 @@ def _multiply(matrix: Matrix, i: int, p: int, x: Input, first: int, out_RJ: np.n
             if r + 4 <= tokens:
                 add_block_4(codes, scales, lows, at, exact, rounded, x_scales, x_sums, places, out_RJ, r * PANEL)
                 r += 4
-            elif r + 2 <= tokens:
-                add_block_2(codes, scales, lows, at, exact, rounded, x_scales, x_sums, places, out_RJ, r * PANEL)
-                r += 2
             else:
                 add_block(codes, scales, lows, at, exact, rounded, x_scales, x_sums, places, out_RJ, r * PANEL)
                 r += 1
