@@ -5,10 +5,12 @@
 Workload: 2 rows of 512 positions, in each 5 tiles of 224 pixels (patch 14, 64 tokens a tile) and 192 tokens of text
 that are trained on. Encoder 384 wide, 12 layers, 6 heads; decoder of SmolLM2-135M's shape with 49,152 tokens. A step
 is forward, backward, clipping and AdamW. SmolVLM gets its rows as a batch and its tiles as normalised floats, and runs
-both ways that people train it: fp32 parameters under bf16 autocast (Trainer's ``bf16=True``; ours is the same) and
-everything in bf16 (which rounds the updates of AdamW away). Each contender runs in processes of its own, as its users
-start it, in turns; the median step of the best turn counts. The limit is what the step needs, in floating-point
-operations, at the rate of the machine's own bf16 matrix product (2048 x 2048, measured right before and after).
+the ways that people train it: fp32 parameters under bf16 autocast (Trainer's ``bf16=True``), everything in bf16 (which
+rounds the updates of AdamW away), and everything in fp32. Ours has fp32 parameters and computes as ``precision: auto``
+does: in bf16 autocast, or in fp32 where this machine multiplies that as fast; then it is measured in bf16 too. Each
+contender runs in processes of its own, as its users start it, in turns; the median step of the best turn counts. The
+limit is what the step needs, in floating-point operations, at the rate of the machine's own matrix product in the
+precision that `auto` took (2048 x 2048, measured right before and after).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -57,7 +60,7 @@ def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return ids, labels, torch.randint(0, 256, (ROWS, TILES, 3, SIDE, SIDE), dtype=torch.uint8)
 
 
-def mm15_step() -> Callable[[], object]:
+def mm15_step(*, bf16: bool) -> Callable[[], object]:
     """Our step: the loop's own `backward` and `clip` on one packed pass of both rows."""
     from mm15 import recipe
     from mm15.data.loader import Batch
@@ -88,7 +91,7 @@ def mm15_step() -> Callable[[], object]:
     )
 
     def step() -> None:
-        backward(model, [row], bf16=True, world=World())
+        backward(model, [row], bf16=bf16, world=World())
         clip(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -96,7 +99,7 @@ def mm15_step() -> Callable[[], object]:
     return step
 
 
-def smolvlm_step(*, pure: bool) -> Callable[[], object]:
+def smolvlm_step(dtype: torch.dtype, *, autocast: bool = False) -> Callable[[], object]:
     """The peer's step: a batch of the same rows through its own forward and loss."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
@@ -112,14 +115,13 @@ def smolvlm_step(*, pure: bool) -> Callable[[], object]:
     model = SmolVLMForConditionalGeneration(config).train()
     ids, labels, tiles = example()
     pixels = (tiles.float() / 255 - 0.5) / 0.5
-    if pure:
-        model, pixels = model.to(torch.bfloat16), pixels.to(torch.bfloat16)
+    model, pixels = model.to(dtype), pixels.to(dtype)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     unshifted = torch.full_like(labels, -100)
     unshifted[:, 1:] = labels[:, :-1]
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=not pure):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(input_ids=ids, pixel_values=pixels, labels=unshifted, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -130,9 +132,11 @@ def smolvlm_step(*, pure: bool) -> Callable[[], object]:
 
 
 CONTENDERS: dict[str, Callable[[], Callable[[], object]]] = {
-    "mm15": mm15_step,
-    "SmolVLM, autocast": lambda: smolvlm_step(pure=False),
-    "SmolVLM, all bf16": lambda: smolvlm_step(pure=True),
+    "mm15 in bf16": partial(mm15_step, bf16=True),
+    "mm15 in fp32": partial(mm15_step, bf16=False),
+    "SmolVLM, autocast": partial(smolvlm_step, torch.float32, autocast=True),
+    "SmolVLM, all bf16": partial(smolvlm_step, torch.bfloat16),
+    "SmolVLM, all fp32": partial(smolvlm_step, torch.float32),
 }
 
 
@@ -161,10 +165,10 @@ def needed() -> float:
     return 3 * 2 * products
 
 
-def gemm() -> float:
-    """The machine's bf16 matrix product at this moment, in operations a second."""
+def gemm(dtype: torch.dtype) -> float:
+    """The machine's matrix product at this moment, in operations a second."""
     side, best = 2048, 0.0
-    a, b = (torch.randn(side, side, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
     for _ in range(4):
         start = time.perf_counter()
         a @ b
@@ -174,39 +178,53 @@ def gemm() -> float:
 
 def child(name: str, steps: int) -> None:
     """One contender in this process: prints seconds of each step and the rate of the matrix product around it."""
-    step = CONTENDERS[name]()
+    step, dtype = CONTENDERS[name](), torch.bfloat16 if "bf16" in name else torch.float32
     for _ in range(3):
         step()
     found = []
     for _ in range(steps):
-        before = gemm()
+        before = gemm(dtype)
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-        found.append((seconds, max(before, gemm())))
+        found.append((seconds, max(before, gemm(dtype))))
     print(json.dumps(found))
 
 
 def lines(rounds: int, steps: int) -> list[Line]:
     """The contenders in turns."""
+    from mm15.model.precision import faster_in_bf16
+
+    ours = "mm15 in bf16" if faster_in_bf16(torch.device("cpu")) else "mm15 in fp32"
     turns: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in CONTENDERS}
+    if ours == "mm15 in bf16":
+        del turns["mm15 in fp32"]
     for _ in range(rounds):
         for name, found in turns.items():
             command = [sys.executable, "-m", "bench.step", "--child", name, "--steps", str(steps)]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(output.stdout.splitlines()[-1]))
     positions = ROWS * LENGTH
-    best = {name: min(statistics.median(s for s, _ in turn) for turn in found) for name, found in turns.items()}
-    ours = best.pop("mm15")
-    made = [
-        Line("training step", "positions/s", positions / ours, name, positions / seconds, seconds / ours, goal)
-        for (name, seconds), goal in zip(best.items(), (TIMES_SMOLVLM, None), strict=True)
-    ]
-    pairs = [pair for turn in turns["mm15"] for pair in turn]
+    rates = {
+        name: positions / min(statistics.median(s for s, _ in turn) for turn in found) for name, found in turns.items()
+    }
+    made = []
+    for one, other, goal in (
+        (ours, "SmolVLM, autocast", TIMES_SMOLVLM),
+        (ours, "SmolVLM, all bf16", None),
+        (ours, "SmolVLM, all fp32", None),
+        ("mm15 in bf16", "SmolVLM, autocast", None),
+    )[: 3 if ours == "mm15 in bf16" else 4]:
+        what = f"training step, {one}"
+        made.append(Line(what, "positions/s", rates[one], other, rates[other], rates[one] / rates[other], goal))
+    pairs = [pair for turn in turns[ours] for pair in turn]
     rate = statistics.median(rate for _, rate in pairs)
     reached = statistics.median(needed() / seconds / rate for seconds, rate in pairs)
-    limit = "bf16 matrix product"
-    return [*made, Line("training step", "GFLOP/s", reached * rate / 1e9, limit, rate / 1e9, reached, OF_GEMM)]
+    limit = f"{ours[-4:]} matrix product"
+    return [
+        *made,
+        Line(f"training step, {ours}", "GFLOP/s", reached * rate / 1e9, limit, rate / 1e9, reached, OF_GEMM),
+    ]
 
 
 def main() -> int:

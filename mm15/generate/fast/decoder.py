@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LONG = 64
 """Tokens of a fresh prompt from which on the model reads it."""
-AT_ONCE = 32
+AT_ONCE = 64
 """Tokens of a prompt that the compiled decoder reads at one time."""
 STEP = 512
 """The cache grows by multiples of this; a multiple of a panel."""
