@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import pydoc
+import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -235,29 +236,56 @@ def test_exp_is_exp() -> None:
     assert (beyond[:2] < 1e-37).all() and 1e38 < beyond[2] < np.inf
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_any_number_of_threads_gives_the_same_numbers(threads: int) -> None:
-    """Bit for bit, with helpers that come at once, late, or when all is done."""
+@pytest.mark.parametrize("weights", Weights)
+def test_any_number_of_threads_gives_the_same_numbers(weights: Weights) -> None:
+    """Bit for bit, in a prompt and in 150 tokens after it; with more threads than there are cores, some of them late."""
     model = make(hidden_size=128, intermediate_size=200)
-    ids, before = tiny_model.text(40), torch.get_num_threads()
-    found = FastDecoder(model, weights=Weights.INT8).logits(encoded(ids))
+    ids, before, late = encoded(tiny_model.text(40)), torch.get_num_threads(), random.Random(0)
+    found = []
     try:
-        torch.set_num_threads(threads)
-        decoder = FastDecoder(model, weights=Weights.INT8)
-        for delays in ((0.0,), (0.0, 0.002), (1.0, 0.0)):
-            late = iter(delays * 100)
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            decoder = FastDecoder(model, weights=weights)
 
-            def helper(work: Any, job: Any, late: Any = late) -> Any:
+            def helper(work: Any, given: Any, decoder: FastDecoder = decoder) -> Any:
                 def started() -> None:
-                    time.sleep(next(late) if threads > 1 else 0)
-                    work(job)
+                    time.sleep(late.choice((0, 0, 1e-4, 1e-3)))
+                    work(given)
 
                 return decoder._threads.submit(started).result
 
             decoder._helper = helper  # type: ignore[method-assign]
-            assert torch.equal(decoder.logits(encoded(ids)), found)
+            written = list(decoder.tokens(ids, most=150))
+            found.append((written, decoder._keys.tobytes(), decoder._values.tobytes(), decoder.logits(ids)))
     finally:
         torch.set_num_threads(before)
+    assert found[0][:3] == found[1][:3] == found[2][:3]
+    assert torch.equal(found[0][3], found[1][3]) and torch.equal(found[0][3], found[2][3])
+
+
+def test_a_helper_that_comes_too_early_or_too_late_touches_nothing() -> None:
+    """Before the first phase it waits, after the last it goes; also where the user interrupts before a job is led."""
+    model = make()
+    decoder = FastDecoder(model)
+    decoder._reserve(8)
+    cache = (decoder._keys, decoder._values, decoder._cos, decoder._sin)
+    made = job.make_job(np.ones((2, 32), np.float32), 0, 1, decoder._layers, decoder._head, cache)
+    started: list[Any] = []
+
+    def early(work: Any, given: Any) -> Any:
+        started.append(decoder._threads.submit(work, given))
+        time.sleep(0.05)
+        assert not started[0].done() and given.shared[job.DONE] == 0 and not given.qkv.any()
+        return started[0].result
+
+    def interrupted(work: Any, given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kernels.decode(made, [early, interrupted])
+    assert started[0].done() and not made.qkv.any() and not made.logits.any()
+    kernels._help_out(made)
+    assert not made.qkv.any()
 
 
 def test_two_conversations_at_once() -> None:

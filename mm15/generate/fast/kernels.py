@@ -2,11 +2,11 @@
 
     x [M,D] -- norm - qkv - rotary - attention - o - norm - silu(gate) * up - down --  (each layer)  -- norm - head
 
-A decoder that writes one token multiplies every weight once, so what counts is how fast weights come from memory and
-are widened. Matrices therefore lie in panels of 64 rows (`weights`): 64 weights that stand next to each other, a
-cache line in int8, are multiplied by one number of x and added to 64 sums that stay in registers (`vectors`). No
-sum runs across a register. Weights are widened to fp32 and multiplied there; what goes in is not rounded. Keys lie in
-panels of 64 positions, for the same reason. In a prompt four tokens share the widening.
+A decoder that writes one token multiplies every weight once, so what counts is how fast weights come from memory.
+Matrices lie in panels of 64 rows (`weights`): 64 weights that stand next to each other are multiplied by one number
+of x and added to 64 sums that stay in registers (`vectors`). No sum runs across a register. Weights of few bits are
+multiplied as whole numbers, by x rounded to int16, and added up in int32 over a block. Keys lie in panels of 64
+positions. Of a prompt, four tokens are multiplied by a weight at one time.
 
 Work is cut into items (a panel, a head) that threads take one after the other (`_lead`, `_help_out`): nobody waits for
 a thread that the system has put aside, as long as it holds no item. Cost: compiled at the first use, some 15 s for each
@@ -57,8 +57,9 @@ def _outdate_compiled_code() -> None:
 _outdate_compiled_code()
 _GROUP = 8
 """What `add_group` adds at one time."""
-_QKV, _HEADS, _OUT, _GATED, _DOWN, _LOGITS, _KINDS = 0, 1, 2, 3, 4, 5, 8
-"""Kinds of items: panels of products, and heads of attention."""
+_QKV, _HEADS, _OUT, _GATED, _DOWN, _LOGITS, _KINDS = 1, 2, 3, 4, 5, 6, 8
+"""Kinds of items: panels of products, and heads of attention. A phase is a layer times `_KINDS` plus one of these; 0,
+which a job starts with, is none."""
 _FINISHED = 2**30
 """The phase of tickets when there is no work any more."""
 _PATIENCE = 4000
@@ -68,10 +69,15 @@ _PATIENCE = 4000
 def decode(job: Job, helpers: Sequence[Callable[..., Any]]) -> None:
     """Does a job with the help of as many other threads: each of `helpers` starts a function and returns how to await
     its end."""
-    ends = [start(_help_out, job) for start in helpers]
-    _lead(job)
-    for end in ends:
-        end()
+    ends = []
+    try:
+        for start in helpers:
+            ends.append(start(_help_out, job))
+        _lead(job)
+    finally:
+        job.shared[TICKET] = _FINISHED << 32  # also where the user has interrupted before it was led
+        for end in ends:
+            end()
 
 
 @njit(**OPTIONS)
@@ -105,7 +111,6 @@ def _lead(job: Job) -> None:
     ticket, asked = _open(shared, len(layers.norm1) * _KINDS + _LOGITS), len(job.stream) - len(job.logits)
     _products(shared, ticket, job.head, 0, normed, asked, job.logits)
     _await(shared, job.head.codes.shape[1])
-    store(shared, TICKET, _FINISHED << 32)
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
@@ -137,7 +142,7 @@ def _await(shared: np.ndarray, count: int) -> None:
 def _help_out(job: Job) -> None:
     """Takes items as long as there are phases."""
     layers, shared, asked = job.layers, job.shared, len(job.stream) - len(job.logits)
-    ticket = fetch_add(shared, TICKET)
+    ticket = _later(shared, 0)
     while ticket >> 32 != _FINISHED:
         phase = ticket >> 32
         kind, i = phase % _KINDS, phase // _KINDS
