@@ -469,6 +469,21 @@ def test_room_is_checked_and_unknown_weights_are_named(
     assert _fast(model, None) is None
 
 
+def test_whoever_waits_for_the_compiler_is_told(
+    model: MM15ForConditionalGeneration, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mm15 import progress
+    from mm15.cli import _fast
+
+    compiled = FastDecoder.compile
+    monkeypatch.setattr(FastDecoder, "compile", lambda self: (time.sleep(0.1), compiled(self)))
+    for patience, shown in ((0.01, 1), (60, 0)):
+        monkeypatch.setattr(progress, "PATIENCE_SECONDS", patience)
+        decoder = _fast(model, "fp32")
+        assert decoder is not None and decoder.seen == 0 and decoder.capacity > 0
+        assert capsys.readouterr().err.count("compiled for this machine once") == shown
+
+
 # ------------------------------------------------------------------------------------------------------- real weights
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -230,11 +231,19 @@ def _fast(network: Any, weights: str | None) -> FastDecoder | None:
     if weights is None:
         return None
     from ..generate.fast import FastDecoder, Weights
+    from ..progress import PATIENCE_SECONDS
 
     known = [kind.value for kind in Weights]
     if weights not in known:
         raise UserError(f"--weights is {weights!r}; give one of {', '.join(known)}")
-    return FastDecoder(network, weights=Weights(weights))
+    told = Timer(PATIENCE_SECONDS, note, ["preparing the fast decoder; compiled for this machine once, in some 15 s"])
+    told.start()
+    try:
+        decoder = FastDecoder(network, weights=Weights(weights))
+        decoder.compile()
+    finally:
+        told.cancel()
+    return decoder
 
 
 def _converse(conversation: Conversation, pictures: list[Any], places: list[Any]) -> None:

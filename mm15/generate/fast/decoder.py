@@ -70,6 +70,12 @@ class FastDecoder:
         self._keys = self._values = np.zeros(0)
         self.forget()
 
+    def compile(self) -> None:
+        """Compiles for this machine, some 15 s, or finds what was compiled before. Otherwise the first prompt does."""
+        self._reserve(1)
+        self._run(np.zeros((1, self._embeddings.shape[1]), np.float32), 0, wanted=1)
+        self.forget()
+
     def forget(self) -> None:
         """Starts afresh: the next prompt is read whole."""
         self._ids: list[int] = []
