@@ -414,9 +414,10 @@ def test_fp32_of_a_bf16_model_is_not_read_in_bf16(monkeypatch: pytest.MonkeyPatc
     next(decoder.tokens(encoded(tiny_model.text(fast.LONG)), most=1))
 
 
-def test_an_fp32_model_reads_a_long_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "shape"), [("llama", {}), ("mistral", {"sliding_window": 5}), ("qwen3", {})])
+def test_an_fp32_model_reads_a_long_prompt(family: str, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A short one, and the rest of a text that the cache holds in part, are read by the compiled decoder."""
-    model = make()
+    model = make(family, **shape)
     decoder, long = FastDecoder(model), tiny_model.text(fast.LONG + 3)
     reads = Mock(wraps=decoder._read_by_model)
     monkeypatch.setattr(decoder, "_read_by_model", reads)
