@@ -236,8 +236,8 @@ def _two_to_the(_typing: Any, exponent: Any) -> Any:
 
 @njit(**OPTIONS)
 def exp(x: np.float32) -> np.float32:
-    """e to the x in fp32, between e^-87 and e^88, in vectors where a loop calls it. Off by a millionth up to |x| = 16, by
-    five beyond."""
+    """e to the x in fp32, between e^-87 and e^88, in vectors where a loop calls it. Off by a millionth where |x| < 16,
+    by five of them beyond."""
     power = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1.4426950408889634)
     whole = np.floor(power + np.float32(0.5))
     rest = (power - whole) * np.float32(0.6931471805599453)
