@@ -7,10 +7,10 @@ that are trained on. Encoder 384 wide, 12 layers, 6 heads; decoder of SmolLM2-13
 is forward, backward, clipping and AdamW. SmolVLM gets its rows as a batch and its tiles as normalised floats, and runs
 the ways that people train it: fp32 parameters under bf16 autocast (Trainer's ``bf16=True``), everything in bf16 (which
 rounds the updates of AdamW away), and everything in fp32. Ours has fp32 parameters and computes as ``precision: auto``
-does: in bf16 autocast, or in fp32 where this machine multiplies that as fast; then it is measured in bf16 too. Each
-contender runs in processes of its own, as its users start it, in turns; the median step of the best turn counts. The
-limit is what the step needs, in floating-point operations, at the rate of the machine's own matrix product in the
-precision that `auto` took (2048 x 2048, measured right before and after).
+does: in bf16 autocast, or in fp32 where bf16 is not clearly faster; then it is measured in bf16 too. Each contender
+runs in processes of its own, as its users start it, in turns; the median step of the best turn counts. The limit is
+what the step needs, in floating-point operations, at the rate of the machine's own matrix product in the precision
+that `auto` took (2048 x 2048, measured right before and after).
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ def lines(rounds: int, steps: int) -> list[Line]:
     """The contenders in turns."""
     from mm15.model.precision import faster_in_bf16
 
-    ours = "mm15 in bf16" if faster_in_bf16(torch.device("cpu")) else "mm15 in fp32"
+    precision = "bf16" if faster_in_bf16(torch.device("cpu")) else "fp32"
+    ours = f"mm15 in {precision}"
     turns: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in CONTENDERS}
     if ours == "mm15 in bf16":
         del turns["mm15 in fp32"]
@@ -208,19 +209,21 @@ def lines(rounds: int, steps: int) -> list[Line]:
     rates = {
         name: positions / min(statistics.median(s for s, _ in turn) for turn in found) for name, found in turns.items()
     }
-    made = []
-    for one, other, goal in (
+    beside: list[tuple[str, str, float | None]] = [
         (ours, "SmolVLM, autocast", TIMES_SMOLVLM),
         (ours, "SmolVLM, all bf16", None),
         (ours, "SmolVLM, all fp32", None),
-        ("mm15 in bf16", "SmolVLM, autocast", None),
-    )[: 3 if ours == "mm15 in bf16" else 4]:
+    ]
+    if ours != "mm15 in bf16":
+        beside.append(("mm15 in bf16", "SmolVLM, autocast", None))
+    made = []
+    for one, other, goal in beside:
         what = f"training step, {one}"
         made.append(Line(what, "positions/s", rates[one], other, rates[other], rates[one] / rates[other], goal))
     pairs = [pair for turn in turns[ours] for pair in turn]
     rate = statistics.median(rate for _, rate in pairs)
     reached = statistics.median(needed() / seconds / rate for seconds, rate in pairs)
-    limit = f"{ours[-4:]} matrix product"
+    limit = f"{precision} matrix product"
     return [
         *made,
         Line(f"training step, {ours}", "GFLOP/s", reached * rate / 1e9, limit, rate / 1e9, reached, OF_GEMM),

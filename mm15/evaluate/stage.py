@@ -1,7 +1,7 @@
 """Evaluation of a whole model: after a stage of a run, or by name from the command line.
 
-Each sample is asked twice, with its pictures and with blank ones. In the recipe's precision; where
-that is auto, bfloat16 on a GPU that has it and full precision on any CPU.
+Each sample is asked twice, with its pictures and with blank ones. In the recipe's precision; where that is auto,
+bfloat16 on a GPU that has it and full precision on any CPU.
 """
 
 from __future__ import annotations

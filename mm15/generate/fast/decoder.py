@@ -5,7 +5,7 @@
 
     prompt --model's own splice--> embeddings [T, D] --what the cache does not hold yet--> decoder --> token, token, ...
 
-A transformers step costs 30 ms of Python for 135M parameters on two cores; compiled (`kernels`) it takes 6
+A transformers step costs 30 ms of Python for 135M parameters on two cores; compiled (`kernels`) it takes 5
 (bench/decode.py, docs/measurements.md). A prompt that begins as the former one did (the next turn of a conversation)
 computes only what follows, provided that its first pictures are the same, pixel for pixel. A long fresh prompt is read
 by the model itself where torch's products in the model's precision are the faster.

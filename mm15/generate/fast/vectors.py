@@ -30,6 +30,8 @@ OPTIONS: dict[str, Any] = {
 }
 """Of all compiled functions. Sums may be taken in any order; infinities stay what they are, no number is NaN."""
 
+GROUP = 8
+"""Rows that `add_group` adds at one time."""
 _FLOAT = ir.FloatType()
 _FUSED = ("contract",)
 """A product and a sum may become one instruction."""
@@ -153,8 +155,10 @@ def _same(like: Any, number: int) -> Any:
 
 
 def _group(width: int) -> Callable[..., None]:
-    """add(rows, at, stride, x, x_at, out, out_at): out[:width] += x[:8] @ rows[:8, :width], rows being `stride` apart,
-    fp32 or half."""
+    """add(rows, at, stride, x, x_at, out, out_at): out[:width] += x[:GROUP] @ rows[:GROUP, :width].
+
+    Rows are `stride` apart, fp32 or half.
+    """
 
     @intrinsic
     def add(_typing: Any, rows: Any, rows_at: Any, stride: Any, x: Any, x_at: Any, out: Any, out_at: Any) -> Any:
@@ -162,7 +166,7 @@ def _group(width: int) -> Callable[..., None]:
             kinds, places = signature.args, ((0, 1), (3, 4), (5, 6))
             rows_K, x_K, out_J = (_start(context, builder, kinds[i], given[i], given[j]) for i, j in places)
             found = _load(builder, out_J, 0, width)
-            for k in range(8):
+            for k in range(GROUP):
                 start = builder.gep(rows_K, [builder.mul(given[2], _index(k))])
                 row, number = _load(builder, start, 0, width, rows.dtype), builder.load(builder.gep(x_K, [_index(k)]))
                 found = _plus_product(builder, found, row, _spread(builder, number, width))

@@ -140,26 +140,24 @@ def pack(layers: Sequence[Sequence[nn.Linear]], weights: Weights) -> Matrix:
         biases.append(np.pad(np.concatenate([_bias(part) for part in parts]), (0, -rows % PANEL)))
     found = [_exact(weight_NK) for weight_NK in matrices] if weights is Weights.FP32 else _small(matrices)
     codes, scales, lows = (np.stack([_panels(array) for array in arrays]) for arrays in zip(*found, strict=True))
-    return Matrix(codes, scales, lows, np.stack(biases))
+    return Matrix(codes, scales.view(np.uint16), lows.view(np.uint16), np.stack(biases))
 
 
 def _exact(weight_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ones = np.ones((len(weight_NK), weight_NK.shape[1] // BLOCK), np.float16)
-    return weight_NK, ones.view(np.uint16), ones[:, :0].view(np.uint16)
+    return weight_NK, ones, ones[:, :0]
 
 
 def _small(matrices: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(codes, scales, lows) of each: 4 bits for all of them or int8 for all."""
+    eights = [quantise(weight_NK) for weight_NK in matrices]
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for weight_NK in matrices:
+    for weight_NK, eight in zip(matrices, eights, strict=True):
         codes, scales, lows = quantise_to_4_bits(weight_NK)
-        if error(weight_NK, codes, scales, lows) > error(weight_NK, *quantise(weight_NK)):
-            break
-        found.append((words(codes, bits=4), scales.view(np.uint16), lows.view(np.uint16)))
-    else:
-        return found
-    rounded = (quantise(weight_NK) for weight_NK in matrices)
-    return [(words(codes, bits=8), scales.view(np.uint16), scales[:, :0].view(np.uint16)) for codes, scales in rounded]
+        if error(weight_NK, codes, scales, lows) > error(weight_NK, *eight):
+            return [(words(codes, bits=8), scales, scales[:, :0]) for codes, scales in eights]
+        found.append((words(codes, bits=4), scales, lows))
+    return found
 
 
 def error(weight_NK: np.ndarray, codes: np.ndarray, scales: np.ndarray, lows: np.ndarray | None = None) -> float:
@@ -177,19 +175,6 @@ def words(codes_NK: np.ndarray, *, bits: int) -> np.ndarray:
     for i in range(each):
         found |= columns[..., i] << np.uint32(i // 2 * bits + i % 2 * 16)
     return found.view(kind)
-
-
-MOST_MOVED = 1.01 / 254
-"""How far int8 moves a weight, as a share of its block's largest magnitude; the scale's own rounding included."""
-
-
-def moved(weight_NK: np.ndarray, codes: np.ndarray, scales: np.ndarray, lows: np.ndarray) -> float:
-    """How far a weight moves at the most, as a share of its block's largest magnitude."""
-    wide = (np.repeat(x.astype(np.float32), BLOCK, axis=1) for x in (scales, lows))
-    scale_NK, low_NK = wide
-    far = np.abs(codes * scale_NK + low_NK - weight_NK).reshape(len(codes), -1, BLOCK).max(-1)
-    largest = np.abs(weight_NK).reshape(len(codes), -1, BLOCK).max(-1)
-    return float((far / np.where(largest > 0, largest, 1)).max())
 
 
 def quantise(weight_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
