@@ -5,10 +5,11 @@
     python -m bench.moe --device cuda --hidden 2048 --layers 4 --expert 4096 --experts 64 --tokens 8192
 
 An expert is as wide as the dense model's feed-forward divided by k, so both multiply as many numbers a token. A step is
-forward, backward and AdamW on one packed row, as in training (bf16 autocast, fp32 parameters, the mm15 model with a
-vanishing encoder). The models take turns; of all rounds the median counts, and the ratio is the median of the rounds'
-ratios. AdamW has to update all experts, 2.1 times the parameters (every layer: 3.3). Beside our way to multiply
-experts stands transformers' own. Exits with 1 when the step takes more than 1.3 times the dense one's (on a CPU).
+forward, backward and AdamW on one packed row, as in training (bf16 autocast, or fp32 on a CPU without instructions for
+bf16; fp32 parameters, the mm15 model with a vanishing encoder). The models take turns; of all rounds the median counts,
+and the ratio is the median of the rounds' ratios. AdamW has to update all experts, 2.1 times the parameters (every
+layer: 3.3). Beside our way to multiply experts stands transformers' own. Exits with 1 when the step takes more than 1.3
+times the dense one's (on a CPU).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from bench.table import Line, report
 from mm15 import recipe
 from mm15.model import MM15ForConditionalGeneration, build
+from mm15.model.precision import has_bf16
 from mm15.model.routing import GROUPED
 from mm15.train.allocator import keep_freed_memory
 from mm15.train.optim import make_optimizer
@@ -70,6 +72,7 @@ def stepper(model: MM15ForConditionalGeneration, options: argparse.Namespace) ->
     ids = torch.randint(0, VOCABULARY - 1, (1, options.tokens), generator=generator).to(options.device)
     positions = torch.arange(options.tokens // 4).repeat(4)[None].to(options.device)
     labels = ids.roll(-1, 1)
+    bf16 = options.device != "cpu" or has_bf16()
 
     def now() -> float:
         if options.device == "cuda":
@@ -78,7 +81,7 @@ def stepper(model: MM15ForConditionalGeneration, options: argparse.Namespace) ->
 
     def step() -> tuple[float, float]:
         started = now()
-        with torch.autocast(options.device, dtype=torch.bfloat16):
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=bf16):
             out: Any = model(input_ids=ids, position_ids=positions, shift_labels=labels, use_cache=False)
         out.loss.backward()
         middle = now()

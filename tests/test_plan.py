@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from mm15 import recipe
 from mm15.model.attention import BLOCK, SHORT
 from mm15.model.loss import LOGIT_ROWS
+from mm15.model.precision import has_bf16
 from mm15.plan import Learns, Process, Row, Shapes, Training, peak, row_flops
 from mm15.plan import activations as kept
 from mm15.plan.flops import totals
@@ -263,10 +264,11 @@ def test_memory_of_a_step_of_pico(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the growth of a process is read from /proc")
 def test_growth_of_a_process_that_trains_pico(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """What is promised, as bench/plan.py measures it: within 15 % of the process's growth."""
+    """What is promised, as bench/plan.py measures it: within 15 % of the process's growth. In bf16 where the CPU
+    has it: elsewhere torch multiplies without oneDNN, and takes less."""
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
     memory = importlib.import_module("plan").memory
-    agrees = memory("pico", PICTURES, bf16=True, checkpointing="none", device="cpu", keep=False)
+    agrees = memory("pico", PICTURES, bf16=has_bf16(), checkpointing="none", device="cpu", keep=False)
     assert agrees, capsys.readouterr().out
 
 

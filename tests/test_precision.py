@@ -14,7 +14,7 @@ import pytest
 import torch
 from fake_run import fake_run
 
-from mm15 import recipe
+from mm15 import load, recipe
 from mm15.errors import Stopped, UserError
 from mm15.evaluate import stage as evaluation
 from mm15.evaluate.report import write_report
@@ -253,3 +253,32 @@ def test_evaluation_on_a_cpu_is_in_full_precision_unless_named(
     for name in ("auto", "bf16", "fp32"):
         evaluation.compare(None, None, recipe.Evaluation(), tasks=[], precision=name)
     assert took == [on_gpu and faster] * 2 + [True] * 2 + [False] * 2
+
+
+@pytest.mark.parametrize(("named", "has", "warned"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)])
+def test_bf16_on_a_cpu_that_has_none_is_told(
+    named: str,
+    has: bool,
+    warned: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(stage, "has_bf16", lambda: has)
+    found = stage.in_bf16(stage.Run(settings(f"precision={named}"), tmp_path, {}, World()))
+    assert found is (named == "bf16")
+    assert sum("precision=fp32" in record.message for record in caplog.records) == warned
+
+
+@pytest.mark.parametrize(("faster", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_in_bf16_are_read_as_this_machine_computes(
+    faster: bool, dtype: torch.dtype, explicit: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model in fp32 stays so."""
+    model, processor = load(explicit["fp32"])
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "faster_in_bf16", lambda device: faster)
+    assert load(tmp_path)[0].dtype == dtype
+    assert load(explicit["fp32"])[0].dtype == torch.float32

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from .abstractor import Bottleneck, CAbstractor
 from .attention import packed_arguments, packed_documents, real_tokens
+from .autocast import cast_once
 from .configuration import MM15Config
 from .decoder import new_decoder
 from .loading import mark_initialised
@@ -90,6 +91,8 @@ class MM15ForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         self.decoder = decoder or new_decoder(config.text_config)
         install(self.decoder, config.router_capacity)
+        cast_once(self.vision)
+        cast_once(self.decoder)
         for part in (tower, decoder):
             if part is not None:
                 mark_initialised(part)

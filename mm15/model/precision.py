@@ -1,12 +1,14 @@
 """Whether a machine is faster in bf16: what ``precision: auto`` of a recipe asks.
 
-That a CPU has instructions for bf16 does not say so. Products of matrices in GFLOP/s on two that have avx512_bf16:
+That a CPU has instructions for bf16 does not say so. Products of matrices in GFLOP/s, 2 threads:
 
-                                                     bf16    fp32
-    Xeon of Sapphire Rapids' kind, without AMX        166     304
-    EPYC                                              860     184
+                                                                     bf16    fp32
+    EPYC with avx512_bf16                                             860     184
+    Xeon of Sapphire Rapids' kind, with avx512_bf16, without AMX      166     304
+    EPYC with AVX2 alone, as many laptops                             0.3      94
 
-On the first bf16 nearly halves the speed. So where a CPU has the instructions a product is timed.
+On the second bf16 nearly halves the speed; on the third torch multiplies one number at a time. So without instructions
+bf16 is never taken, and where a CPU has them a product is timed.
 """
 
 from __future__ import annotations
@@ -35,14 +37,14 @@ def faster_in_bf16(device: torch.device) -> bool:
 def _faster(kind: str) -> bool:
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not _has_instructions():
+    if not has_bf16():
         return False
     bf16, fp32 = product_seconds()
     return bf16 < WORTH * fp32
 
 
-def _has_instructions() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; without that bf16 has nothing to gain."""
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware. Without that bf16 is hundreds of times slower than fp32 in torch."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

@@ -8,9 +8,10 @@ Every operation keeps what its gradient needs and nothing else:
     SiLU, GELU            its input                      product of two      both of them
     attention             queries, keys, values; fused: the result and a number a token and head; else the probabilities
 
-Autocast adds copies: where activations flow in fp32 and are multiplied in bf16, each of the three projections has its
-own bf16 copy of the same input. FSDP with bf16 parameters flows in bf16 and has one. On GPUs autocast computes layer
-norms in fp32. A test compares each formula with what torch's saved-tensor hooks count, to the byte where it can be.
+Autocast adds copies: where activations flow in fp32 and are multiplied in bf16, each linear layer has its own bf16 copy
+of its input, except that norms hand on one (`mm15.model.autocast`). FSDP with bf16 parameters flows in bf16. On GPUs
+autocast computes layer norms in fp32. A test compares each formula with what torch's saved-tensor hooks count, to the
+byte where it can be.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ def linear_input(width: int, users: int, a: Arithmetic, learns: Learns, *, given
     return width * a.compute * (users if (given or a.stream) != a.compute else 1)
 
 
+def normed_input(width: int, users: int, a: Arithmetic, learns: Learns, *, given: int | None = None) -> int:
+    """The same after a norm that hands on one copy. Adapters take it in fp32 and are given a copy each."""
+    return linear_input(width, users if learns is Learns.ADAPTERS else 1, a, learns, given=given)
+
+
 def rms_norm(width: int, a: Arithmetic, learns: Learns, *, given: int | None = None) -> int:
     """Bytes a token of transformers' RMS norm: the fp32 input, its inverse deviation, the normalised input."""
     return 4 * width + 4 + (width * (given or a.stream) if learns is Learns.ALL else 0)
@@ -103,7 +109,7 @@ def decoder_layer(decoder: Decoder, row: Row, a: Arithmetic, learns: Learns, *, 
     """One decoder layer over a row."""
     tokens, c = row.tokens, a.compute
     queries, keys = decoder.heads * decoder.head_dim, decoder.key_heads * decoder.head_dim
-    each = rms_norm(decoder.width, a, learns) + linear_input(decoder.width, 3, a, learns)
+    each = rms_norm(decoder.width, a, learns) + normed_input(decoder.width, 3, a, learns)
     if decoder.head_norms:
         heads = decoder.heads + decoder.key_heads
         each += 4 * (queries + keys) + 4 * heads + (c * (queries + keys) if learns is Learns.ALL else 0)
@@ -113,7 +119,7 @@ def decoder_layer(decoder: Decoder, row: Row, a: Arithmetic, learns: Learns, *, 
     if sparse:
         mlp, results = _experts(decoder, a, learns)
     else:
-        mlp = linear_input(decoder.width, 2, a, learns) + 3 * c * decoder.inner
+        mlp = normed_input(decoder.width, 2, a, learns) + 3 * c * decoder.inner
         mlp += linear_input(decoder.inner, 1, a, learns, given=c)
         results = c * (2 * decoder.inner + decoder.width)
     products = tokens * (c * (queries + 2 * keys + decoder.width) + results) + (scores if a.fused else 0)
@@ -152,7 +158,7 @@ def encoder_layer(encoder: Encoder, tiles: int, a: Arithmetic, learns: Learns) -
     """One encoder layer over all tiles of a row."""
     tokens, width, c, trains = tiles * encoder.tokens, encoder.width, a.compute, learns is Learns.ALL
     normed = a.norm or a.stream
-    each = 2 * layer_norm(width, a) + linear_input(width, 3, a, learns, given=normed)
+    each = 2 * layer_norm(width, a) + normed_input(width, 3, a, learns, given=normed)
     each += 3 * c * width
     if a.fused:
         scores = tokens * (c * width + 4 * encoder.heads)  # the result, which the output projection keeps too

@@ -6,6 +6,7 @@ While it trains SIGTERM is noted only: the step in flight is finished, all proce
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -21,7 +22,7 @@ from ..data.skips import SkipLedger
 from ..data.sources import SourceData
 from ..files import write_atomically
 from ..model import MM15ForConditionalGeneration
-from ..model.precision import faster_in_bf16
+from ..model.precision import faster_in_bf16, has_bf16
 from ..processor import MM15Processor
 from ..recipe import Recipe
 from . import adapters, checkpoint, parallel
@@ -33,6 +34,8 @@ from .optim import make_optimizer
 from .precision import KEPT, taken
 from .progress import StageProgress
 from .stopping import Stopping
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,13 @@ def in_bf16(run: Run) -> bool:
             faster = faster_in_bf16(run.world.device)
             write_atomically(kept, json.dumps({"precision": "bf16" if faster else "fp32"}))
         run.world.barrier()
-    return taken(run.recipe, run.out) == "bf16"
+    bf16 = taken(run.recipe, run.out) == "bf16"
+    if bf16 and run.world.is_main and run.world.device.type == "cpu" and not has_bf16():
+        log.warning(
+            "this CPU has no instructions for bf16: a step may take hundreds of times as long as in fp32; stop "
+            "it and train with precision=fp32 in another --out"
+        )
+    return bf16
 
 
 def means(run: Run, name: str, processor: MM15Processor) -> dict[str, Fraction] | None:
