@@ -18,7 +18,7 @@ _BEFORE_ATTENTION = ("input_layernorm", "layer_norm1", "norm1")
 
 
 def cast_once(part: nn.Module) -> None:
-    """Makes norms of the layers of an encoder or decoder hand on one copy, in place; not to routers, which take fp32."""
+    """Makes norms of the layers of an encoder or decoder hand on one copy, in place; not to routers (fp32)."""
     for layer in part.modules():
         norms = [getattr(layer, name, None) for name in _BEFORE_ATTENTION]
         if hasattr(getattr(layer, "mlp", None), "gate_proj"):
