@@ -48,7 +48,24 @@ def make_optimizer(parameters: nn.Module | Iterable[nn.Parameter], settings: rec
     groups = [group for group in groups if group["params"]]
     if settings.name == "adafactor":
         return Adafactor(groups, lr=settings.lr)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    _make_state(adamw)
+    return adamw
+
+
+def _make_state(adamw: torch.optim.AdamW) -> None:
+    """What fused AdamW makes of each parameter in its first step, made before there is anything that a step frees.
+
+    On a CPU the first step's averages would come to lie between what it frees, and the pieces never be one again: a
+    process that trains 159M parameters takes 9 % more.
+    """
+    for group in adamw.param_groups:
+        for p in group["params"]:
+            adamw.state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
 
 
 def rate_factors(model: nn.Module, settings: recipe.Optimizer) -> dict[nn.Parameter, float]:
