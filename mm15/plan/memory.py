@@ -299,5 +299,5 @@ class _Walk:
             "optimizer step",
             [],
             gradients=4 * self.trained / self.process.shards,
-            passing=4 * 3 * largest / self.process.shards * factored,
+            passing=4 * 2 * largest / self.process.shards * factored,
         )

@@ -42,16 +42,17 @@ class Adafactor(torch.optim.Optimizer):
         gradient, state = parameter.grad.float(), self.state[parameter]  # type: ignore[union-attr]
         state["step"] = state.get("step", 0) + 1
         new = state["step"] ** DECAY
-        square = gradient.square() + TINY
+        square = gradient.square().add_(TINY)
         if gradient.ndim < 2:
             update = gradient * _average(state, "exp_avg_sq", square, new).rsqrt()
         else:
             row = _average(state, "exp_avg_sq_row", _whole(square.sum(-1)) / square.shape[-1], new)
             column = _average(state, "exp_avg_sq_col", _whole(square.sum(-2)) / square.shape[-2], new)
+            del square  # two copies of the largest matrix at one time, not four
             share = (row / row.mean(-1, keepdim=True)).rsqrt()
-            update = gradient * share.unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
+            update = (gradient * share.unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
         norm = (_whole(update.square().sum()) / update.numel()).sqrt()
-        parameter.mul_(1 - weight_decay * rate).sub_((update * (rate / norm.clamp(min=1.0))).to(parameter.dtype))
+        parameter.mul_(1 - weight_decay * rate).sub_(update.mul_(rate / norm.clamp(min=1.0)).to(parameter.dtype))
 
 
 def _average(state: dict[str, Any], name: str, value: Tensor, new: float) -> Tensor:
