@@ -100,3 +100,8 @@ def test_the_forward_is_autocasts_own(vision: str, decoder: str) -> None:
 def test_outside_autocast_all_is_fp32() -> None:
     seen, _ = taken(tiny_model.make().train(), bf16=False)
     assert {x.dtype for x in seen.values()} == {torch.float32}
+
+
+def test_on_devices_that_have_no_autocast() -> None:
+    vision = tiny_model.make().to("meta").vision
+    assert vision(torch.zeros(1, 3, tiny_model.TILE, tiny_model.TILE, device="meta")).shape == (1, 16, 32)

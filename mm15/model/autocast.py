@@ -30,4 +30,6 @@ def cast_once(part: nn.Module) -> None:
 
 def _cast(_norm: nn.Module, _inputs: Any, normed: Tensor) -> Tensor:
     kind = normed.device.type
-    return normed.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else normed
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):  # meta has none
+        return normed
+    return normed.to(torch.get_autocast_dtype(kind))
