@@ -5,7 +5,7 @@
     python -m bench.moe --device cuda --hidden 2048 --layers 4 --expert 4096 --experts 64 --tokens 8192
 
 An expert is as wide as the dense model's feed-forward divided by k, so both multiply as many numbers a token. A step is
-forward, backward and AdamW on one packed row, as in training (bf16 autocast, or fp32 on a CPU without instructions for
+forward, backward and AdamW on one packed row, as in training (bf16 autocast, or fp32 on a CPU without kernels for
 bf16; fp32 parameters, the mm15 model with a vanishing encoder). The models take turns; of all rounds the median counts,
 and the ratio is the median of the rounds' ratios. AdamW has to update all experts, 2.1 times the parameters (every
 layer: 3.3). Beside our way to multiply experts stands transformers' own. Exits with 1 when the step takes more than 1.3

@@ -6,7 +6,7 @@
 Operations are compared with torch.utils.flop_counter over a forward and backward. Memory on a CPU is the growth of the
 process: from before the model is built to the highest of three training steps (VmHWM), with parameters in fp32. The
 process gives freed memory back at once (`MALLOC`); training on a CPU keeps it, and its heap has holes (--keep).
-On a CPU without instructions for bf16 only cases in fp32 are run. Exits with 1 where a promised case is off by more
+On a CPU without kernels for bf16 only cases in fp32 are run. Exits with 1 where a promised case is off by more
 than 5 % (operations) or 15 % (memory; on a GPU 10 %).
 """
 

@@ -10,7 +10,7 @@ rounds the updates of AdamW away), and everything in fp32. Ours has fp32 paramet
 does: in bf16 autocast, or in fp32 where bf16 is not clearly faster; then it is measured in bf16 too. Each contender
 runs in processes of its own, as its users start it, in turns; the median step of the best turn counts. The limit is
 what the step needs, in floating-point operations, at the rate of the machine's own matrix product in the precision
-that `auto` took (2048 x 2048, measured right before and after). On a CPU without instructions for bf16, where a step
+that `auto` took (2048 x 2048, measured right before and after). On a CPU without kernels for bf16, where a step
 in bf16 takes minutes, both run in fp32 alone and nothing is promised beside SmolVLM.
 """
 

@@ -40,39 +40,44 @@ def asked_anew() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------- machines
 
 
-def machine(patch: pytest.MonkeyPatch, *, avx512: bool, amx: bool, seconds: tuple[float, float]) -> list[None]:
-    """A CPU of such instructions and speeds, bf16's and fp32's; what is returned grows with each timing."""
+def machine(patch: pytest.MonkeyPatch, *, kernels: bool, seconds: tuple[float, float]) -> list[None]:
+    """A CPU with or without kernels for bf16, of such speeds, bf16's and fp32's; the result grows with each timing."""
     timed: list[None] = []
-    patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    patch.setattr(precision, "has_bf16", lambda: kernels)
     patch.setattr(precision, "product_seconds", lambda: (timed.append(None), seconds)[1])
     return timed
 
 
-@pytest.mark.parametrize(("avx512", "amx"), [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(
     ("bf16", "fp32", "faster"),
     [(184.0, 860.0, True), (304.0, 166.0, False), (0.79, 1.0, True), (0.8, 1.0, False), (0.99, 1.0, False)],
 )
 def test_a_cpu_takes_what_is_clearly_faster(
-    bf16: float, fp32: float, faster: bool, avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch
+    bf16: float, fp32: float, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to 0.8 of fp32's time; timed once, however often it is asked."""
-    timed = machine(monkeypatch, avx512=avx512, amx=amx, seconds=(bf16, fp32))
+    timed = machine(monkeypatch, kernels=True, seconds=(bf16, fp32))
     assert [faster_in_bf16(CPU), faster_in_bf16(torch.device("cpu", 0))] == [faster, faster]
     assert len(timed) == 1
 
 
-def test_a_cpu_without_instructions_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = machine(monkeypatch, avx512=False, amx=False, seconds=(1.0, 9.0))
+def test_a_cpu_without_kernels_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = machine(monkeypatch, kernels=False, seconds=(1.0, 9.0))
     assert not faster_in_bf16(CPU)
     assert not timed
+
+
+@pytest.mark.parametrize(("built_in", "supported"), [(True, True), (True, False), (False, True)])
+def test_kernels_are_onednns(built_in: bool, supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: built_in)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    assert precision.has_bf16() is (built_in and supported)
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_a_gpu_takes_bf16_where_it_is_not_emulated(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the CPU beside it would take."""
-    machine(monkeypatch, avx512=True, amx=True, seconds=(9.0, 1.0) if native else (1.0, 9.0))
+    machine(monkeypatch, kernels=True, seconds=(9.0, 1.0) if native else (1.0, 9.0))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert faster_in_bf16(GPU) is native
     assert faster_in_bf16(CPU) is not native
