@@ -72,7 +72,7 @@ def stepper(model: MM15ForConditionalGeneration, options: argparse.Namespace) ->
     ids = torch.randint(0, VOCABULARY - 1, (1, options.tokens), generator=generator).to(options.device)
     positions = torch.arange(options.tokens // 4).repeat(4)[None].to(options.device)
     labels = ids.roll(-1, 1)
-    bf16 = options.device != "cpu" or has_bf16()
+    bf16 = has_bf16(torch.device(options.device))
 
     def now() -> float:
         if options.device == "cuda":

@@ -158,7 +158,7 @@ def _all_flops(name: str, device: str) -> bool:
 
 def _precisions(device: str) -> tuple[bool, ...]:
     """Whether in bf16, in fp32: what this machine can do."""
-    return (True, False) if device != "cpu" or has_bf16() else (False,)
+    return (True, False) if has_bf16(torch.device(device)) else (False,)
 
 
 def _all_memory(name: str, device: str, *, keep: bool) -> bool:

@@ -203,7 +203,7 @@ def lines(rounds: int, steps: int) -> list[Line]:
         (ours, "SmolVLM, all bf16", None),
         (ours, "SmolVLM, all fp32", None),
     ]
-    if not has_bf16():
+    if not has_bf16(torch.device("cpu")):
         beside = beside[2:]
     elif ours != "mm15 in bf16":
         beside.append(("mm15 in bf16", "SmolVLM, autocast", None))

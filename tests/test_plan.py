@@ -268,7 +268,9 @@ def test_growth_of_a_process_that_trains_pico(monkeypatch: pytest.MonkeyPatch, c
     has it: elsewhere torch multiplies without oneDNN, and takes less."""
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
     memory = importlib.import_module("plan").memory
-    agrees = memory("pico", PICTURES, bf16=has_bf16(), checkpointing="none", device="cpu", keep=False)
+    agrees = memory(
+        "pico", PICTURES, bf16=has_bf16(torch.device("cpu")), checkpointing="none", device="cpu", keep=False
+    )
     assert agrees, capsys.readouterr().out
 
 

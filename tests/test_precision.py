@@ -43,7 +43,7 @@ def asked_anew() -> Iterator[None]:
 def machine(patch: pytest.MonkeyPatch, *, kernels: bool, seconds: tuple[float, float]) -> list[None]:
     """A CPU with or without kernels for bf16, of such speeds, bf16's and fp32's; the result grows with each timing."""
     timed: list[None] = []
-    patch.setattr(precision, "has_bf16", lambda: kernels)
+    patch.setattr(precision, "has_bf16", lambda device: kernels)
     patch.setattr(precision, "product_seconds", lambda: (timed.append(None), seconds)[1])
     return timed
 
@@ -71,7 +71,7 @@ def test_a_cpu_without_kernels_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_kernels_are_onednns(built_in: bool, supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: built_in)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    assert precision.has_bf16() is (built_in and supported)
+    assert precision.has_bf16(CPU) is (built_in and supported)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -269,7 +269,7 @@ def test_bf16_on_a_cpu_that_has_none_is_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(stage, "has_bf16", lambda: has)
+    monkeypatch.setattr(stage, "has_bf16", lambda device: has)
     found = stage.in_bf16(stage.Run(settings(f"precision={named}"), tmp_path, {}, World()))
     assert found is (named == "bf16")
     assert sum("precision=fp32" in record.message for record in caplog.records) == warned

@@ -1,4 +1,4 @@
-"""One copy in bf16 where autocast makes several of the same.
+"""What autocast multiplies in, and one copy in bf16 where it makes several of the same.
 
 Autocast copies what flows in fp32 for each product that takes it: the result of the norm before attention three times,
 for queries, keys and values, and that before a gated feed-forward twice; in the backward as many gradients become fp32
@@ -17,6 +17,14 @@ _BEFORE_ATTENTION = ("input_layernorm", "layer_norm1", "norm1")
 """What transformers calls that norm: decoders; CLIP and SigLIP; DINOv2."""
 
 
+def compute_dtype(device: torch.device, otherwise: Tensor) -> torch.dtype:
+    """What products on a device are in: autocast's type, or else that of `otherwise`. Some devices (meta) have none."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return otherwise.dtype
+
+
 def cast_once(part: nn.Module) -> None:
     """Makes norms of the layers of an encoder or decoder hand on one copy, in place; not to routers (fp32)."""
     for layer in part.modules():
@@ -29,7 +37,4 @@ def cast_once(part: nn.Module) -> None:
 
 
 def _cast(_norm: nn.Module, _inputs: Any, normed: Tensor) -> Tensor:
-    kind = normed.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):  # meta has none
-        return normed
-    return normed.to(torch.get_autocast_dtype(kind))
+    return normed.to(compute_dtype(normed.device, normed))

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .autocast import compute_dtype
+
 IGNORE = -100
 """The label of what is not a target."""
 LOGIT_ROWS = 4096
@@ -32,8 +34,7 @@ def target_loss(head: nn.Module, hidden_BTH: Tensor, targets_BT: Tensor) -> tupl
     count = torch.tensor(len(places_R), device=hidden_RH.device)
     if type(head) is not nn.Linear or head.bias is not None or head._forward_hooks or head._forward_pre_hooks:
         return F.cross_entropy(head(hidden_RH).float(), targets_R, reduction="sum"), count
-    device = hidden_RH.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    dtype = compute_dtype(hidden_RH.device, head.weight)
     return _LinearCrossEntropy.apply(hidden_RH, head.weight, targets_R, dtype), count
 
 

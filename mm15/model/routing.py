@@ -30,6 +30,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from .autocast import compute_dtype
+
 GROUPED = "grouped_autocast"
 """The name of `grouped_experts` for transformers' set_experts_implementation."""
 
@@ -139,11 +141,6 @@ def multiply(rows_SH: Tensor, gate_up_E2FH: Tensor, down_EHF: Tensor, ends_E: Te
     dtype = compute_dtype(rows_SH.device, gate_up_E2FH)
     gate_SF, up_SF = _grouped(rows_SH.to(dtype), gate_up_E2FH, ends_E).chunk(2, dim=-1)
     return _grouped(activation(gate_SF) * up_SF, down_EHF, ends_E)
-
-
-def compute_dtype(device: torch.device, weights: Tensor) -> torch.dtype:
-    """What experts multiply in: autocast's type, or else the weights'."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights.dtype
 
 
 def _grouped(rows_SI: Tensor, weights_EOI: Tensor, ends_E: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from ..errors import UserError
-from ..model.routing import compute_dtype, multiply, sparse_blocks
+from ..model.autocast import compute_dtype
+from ..model.routing import multiply, sparse_blocks
 
 
 def spread(decoder: Any, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:

@@ -153,7 +153,7 @@ def in_bf16(run: Run) -> bool:
             write_atomically(kept, json.dumps({"precision": "bf16" if faster else "fp32"}))
         run.world.barrier()
     bf16 = taken(run.recipe, run.out) == "bf16"
-    if bf16 and run.world.is_main and run.world.device.type == "cpu" and not has_bf16():
+    if bf16 and run.world.is_main and not has_bf16(run.world.device):
         log.warning(
             "torch has no kernels for bf16 on this CPU: a step takes many times as long as in fp32; better stop, and "
             "train with precision=fp32 in another --out"
