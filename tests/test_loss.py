@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm15.model import loss
 from mm15.model.loss import IGNORE, target_loss
@@ -26,10 +29,12 @@ def by_torch(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(head(hidden)[0], labels[0], ignore_index=IGNORE, reduction="sum")
 
 
+@pytest.mark.parametrize("softmax", [1, 3 * VOCABULARY, 2**21])
 @pytest.mark.parametrize("rows", [4, 9, 100])
-def test_equals_torch(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_torch(rows: int, softmax: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, count and gradients, in chunks and at once; the gradient follows what the loss is multiplied by."""
     monkeypatch.setattr(loss, "LOGIT_ROWS", rows)
+    monkeypatch.setattr(loss, "SOFTMAX_NUMBERS", softmax)
     head, hidden, labels = example()
     total, count = target_loss(head, hidden, labels)
     right = by_torch(head, hidden, labels)
@@ -76,3 +81,32 @@ def test_products_are_in_the_precision_of_autocast() -> None:
     exact = by_torch(head, hidden, labels)
     assert 0 < abs((total - exact).item()) < 0.01 * exact.item()
     assert torch.autograd.grad(total, head.weight)[0].dtype == torch.float32
+
+
+def test_few_logits_are_in_fp32_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast the logits are bf16 and become their gradient in place; probabilities exist for 2 targets of 9."""
+    monkeypatch.setattr(loss, "SOFTMAX_NUMBERS", 2 * VOCABULARY + 1)
+    made: list[Tensor] = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.shape[-1:] == (VOCABULARY,) and len(result) != WIDTH:
+                made.append(result)
+            return result
+
+    head, hidden, labels = example()
+    with torch.autocast("cpu", torch.bfloat16), Record():
+        target_loss(head, hidden, labels)
+    assert max(len(logits) for logits in made if logits.dtype == torch.bfloat16) == 9
+    assert max(len(logits) for logits in made if logits.dtype == torch.float32) == 2
+    assert len({logits.untyped_storage().data_ptr() for logits in made if logits.dtype == torch.bfloat16}) == 1
+
+
+def test_a_second_backward_is_refused() -> None:
+    """The gradients are scaled in place, so a graph that is kept must not give them again."""
+    head, hidden, labels = example()
+    total, _ = target_loss(head, hidden, labels)
+    (total / 2).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (total / 2).backward()

@@ -20,6 +20,8 @@ IGNORE = -100
 """The label of what is not a target."""
 LOGIT_ROWS = 4096
 """Targets whose logits exist at one time."""
+SOFTMAX_NUMBERS = 2**21
+"""Logits that are in fp32 at one time, of as many targets as that makes: 8 MiB, which stay in a processor's cache."""
 
 
 def target_loss(head: nn.Module, hidden_BTH: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,18 +52,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         to_weight = None
         for start in range(0, len(hidden_RH), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
-            hidden, targets = hidden_RH[rows].to(dtype), targets_R[rows, None]
-            log_probs = (hidden @ compute_VH.T).log_softmax(-1, dtype=torch.float32)
-            total -= log_probs.gather(1, targets).sum()
-            if not (learn_hidden or learn_weight):
-                continue
-            probs = log_probs.exp_()
-            to_logits = probs.scatter_add_(1, targets, probs.new_full(targets.shape, -1)).to(dtype)
+            hidden = hidden_RH[rows].to(dtype)
+            logits = hidden @ compute_VH.T
+            total += _cross_entropy_(logits, targets_R[rows, None], differentiate=learn_hidden or learn_weight)
             if to_hidden is not None:
-                to_hidden[rows] = to_logits @ compute_VH
+                to_hidden[rows] = logits @ compute_VH
             if learn_weight:
-                chunk = (to_logits.T @ hidden).to(weight_VH.dtype)
-                to_weight = chunk if to_weight is None else to_weight.add_(chunk)
+                product = logits.T @ hidden
+                to_weight = product.to(weight_VH.dtype) if to_weight is None else to_weight.add_(product)
         if learn_weight and to_weight is None:  # no target at all: every rank still has a gradient to reduce
             to_weight = torch.zeros_like(weight_VH)
         ctx.save_for_backward(to_hidden, to_weight)
@@ -69,8 +67,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        to_hidden, to_weight = (None if g is None else g * gradients[0] for g in ctx.saved_tensors)
+        to_hidden, to_weight = (None if g is None else g.mul_(gradients[0]) for g in ctx.saved_tensors)
         return to_hidden, to_weight, None, None
+
+
+def _cross_entropy_(logits_RV: Tensor, targets_R1: Tensor, *, differentiate: bool) -> Tensor:
+    """Cross entropy summed over targets; the logits become its gradient in place: probabilities, less 1 at targets."""
+    total = torch.zeros((), dtype=torch.float32, device=logits_RV.device)
+    rows = max(SOFTMAX_NUMBERS // logits_RV.shape[1], 1)
+    for logits, targets in zip(logits_RV.split(rows), targets_R1.split(rows), strict=True):
+        log_probs = logits.log_softmax(-1, dtype=torch.float32)
+        total -= log_probs.gather(1, targets).sum()
+        if differentiate:
+            probs = log_probs.exp_()
+            logits.copy_(probs.scatter_add_(1, targets, probs.new_full(targets.shape, -1)))
+    return total
 
 
 def label_loss(logits_BTV: Tensor, labels_BT: Tensor, documents: list[list[int]] | None) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,8 @@ CPU_SHORT = 2048
 """Longest document that it computes so."""
 LOGIT_ROWS = 4096
 """Targets whose logits `mm15.model.loss` has at one time."""
+SOFTMAX_NUMBERS = 2**21
+"""Logits that it has in fp32 at one time."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def logits(decoder: Decoder, targets: int, a: Arithmetic) -> int:
     """Bytes that exist at the worst moment of the loss, which computes its gradients in the forward."""
     rows, table = min(targets, LOGIT_ROWS), decoder.vocabulary * decoder.width
     numbers = rows * decoder.vocabulary
-    copy = a.compute * table * a.casts
-    gradients = (4 + a.compute * a.casts) * numbers + copy + a.stream * table * (1 + (targets > LOGIT_ROWS))
-    return copy + max(8 * numbers, gradients) + targets * decoder.width * (a.stream + a.compute)
+    softmax = 2 * 4 * min(numbers, max(SOFTMAX_NUMBERS, decoder.vocabulary))
+    product = a.compute * table * (a.casts or targets > LOGIT_ROWS)
+    worst = a.compute * numbers + max(softmax, product + a.stream * table)
+    return worst + a.compute * table * a.casts + targets * decoder.width * (a.stream + a.compute)
