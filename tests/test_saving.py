@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
@@ -163,6 +164,20 @@ def test_a_write_that_fails_is_told(
         place = tmp_path / "step-000002"
         full = f"{place}: the checkpoint cannot be saved ([Errno 28] No space left on device); make room"
         assert str(caught.value).startswith(full)
+    assert steps(tmp_path) == [1]
+
+
+def test_what_is_no_disks_fault_is_not_blamed_on_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that fails for another reason says which."""
+    small = Small()
+    small.save(saver(tmp_path), 1)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise checkpoint.CheckpointException("save", {0: (ValueError("no such stream"), StackSummary())})
+
+    monkeypatch.setattr(checkpoint.dcp, "save", broken)
+    with pytest.raises(UserError, match=r"cannot be saved \(no such stream\); mend that and run again"):
+        small.save(saver(tmp_path), 2)
     assert steps(tmp_path) == [1]
 
 

@@ -110,7 +110,7 @@ def chat(
     from ..generate.conversation import Conversation
     from ..generate.loading import load
 
-    network, processor = load(model)
+    network, processor = load(model, device=None if weights is None else "cpu")
     if max_tiles is not None:
         processor = processor.with_tiling(max_tiles=max_tiles)
     conversation = Conversation(network, processor, max_new_tokens=max_new_tokens, fast=_fast(network, weights))

@@ -8,27 +8,35 @@ from typing import TYPE_CHECKING
 from ..pretrained import find_model
 
 if TYPE_CHECKING:
+    import torch
+
     from ..model import MM15ForConditionalGeneration
     from ..processor import MM15Processor
 
 
-def load(name: str | Path) -> tuple[MM15ForConditionalGeneration, MM15Processor]:
+def load(
+    name: str | Path, *, device: torch.device | str | None = None
+) -> tuple[MM15ForConditionalGeneration, MM15Processor]:
     """(model in eval mode, processor) of a run folder, an exported folder or a hub id.
 
-    A folder is never looked up on a hub. Weights in bf16 become fp32 where that is what this machine computes well in.
-    Raises UserError when there is no model or it cannot be read.
+    The model is put on `device`, by default on the GPU where there is one. A folder is never looked up on a hub.
+    Weights in bf16 become fp32 on a CPU that computes well in that alone. Raises UserError when there is no model or it
+    cannot be read.
     """
     import torch
 
     from ..model import MM15ForConditionalGeneration
+    from ..model.device import best_device
     from ..model.loading import read, readable
     from ..model.precision import faster_in_bf16
     from ..processor import MM15Processor
 
-    place = str(find_model(name))
+    folder = str(find_model(name))
     with readable(str(name)):
-        model = read(MM15ForConditionalGeneration, place)
-        processor = MM15Processor.from_pretrained(place)
-    if model.dtype == torch.bfloat16 and not torch.cuda.is_available() and not faster_in_bf16(torch.device("cpu")):
+        model = read(MM15ForConditionalGeneration, folder)
+        processor = MM15Processor.from_pretrained(folder)
+    place = best_device() if device is None else torch.device(device)
+    if model.dtype == torch.bfloat16 and place.type == "cpu" and not faster_in_bf16(place):
         torch.nn.Module.float(model)
+    torch.nn.Module.to(model, place)
     return model.eval(), processor

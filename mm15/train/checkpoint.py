@@ -121,13 +121,14 @@ class Saver:
 
     def _together(self, path: Path, error: BaseException | None) -> None:
         """UserError on all processes where one has an error."""
-        cause = "another process could not" if error is None else _cause(error)
+        cause = None if error is None else _cause(error)
         if self.world.total(error is not None):
             if self.world.is_main:
                 shutil.rmtree(path, ignore_errors=True)
+            why = "another process could not" if cause is None else _line(cause)
+            mend = "make room" if isinstance(cause, OSError) else "mend that"
             raise UserError(
-                f"{path}: the checkpoint cannot be saved ({cause}); make room and run again, "
-                "the former checkpoint is whole"
+                f"{path}: the checkpoint cannot be saved ({why}); {mend} and run again, the former checkpoint is whole"
             ) from error
 
     def __enter__(self) -> Saver:
@@ -145,7 +146,7 @@ class Saver:
             except Exception as lost:
                 failed = lost
             if failed is not None:
-                log.warning("%s: the checkpoint could not be saved (%s)", path, _cause(failed))
+                log.warning("%s: the checkpoint could not be saved (%s)", path, _line(_cause(failed)))
         if self.settings.asynchronous:
             self._thread.shutdown()
 
@@ -217,7 +218,7 @@ def load(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         raise
     except (Exception, CheckpointException) as error:  # DCP's own is not an Exception
         raise UserError(
-            f"{path}: unreadable checkpoint ({_cause(error)}); delete this folder to resume from the former one"
+            f"{path}: unreadable checkpoint ({_line(_cause(error))}); delete this folder to resume from the former one"
         ) from error
 
 
@@ -247,8 +248,8 @@ def _alone_is_fine() -> None:
     warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason in one short line; Ctrl-C and SIGTERM are raised again."""
+def _cause(error: BaseException) -> BaseException:
+    """The innermost reason; Ctrl-C and SIGTERM are raised again."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     chain = [error]
@@ -257,7 +258,11 @@ def _cause(error: BaseException) -> str:
     for under in chain:  # DCP wraps these too, and torch's C++ hides them; they are no fault of the files
         if not isinstance(under, (Exception, CheckpointException)):
             raise under
-    error = next((under for under in chain if isinstance(under, OSError)), error)  # a full disk has words of its own
+    return next((under for under in chain if isinstance(under, OSError)), error)  # a full disk has words of its own
+
+
+def _line(error: BaseException) -> str:
+    """An error in one short line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

@@ -41,6 +41,7 @@ from torch.distributed.tensor import DTensor
 
 from .. import recipe
 from ..errors import UserError
+from ..model.device import best_device
 from ..model.moe import gates
 from .expert_parallel import spread
 from .layers import LAYERS, set_up_layers
@@ -122,8 +123,8 @@ def start(settings: recipe.Parallel | None = None) -> World:
             f"parallel.replicate={settings.replicate} and parallel.experts={settings.experts} cannot be had together; "
             "set one of them to 1"
         )
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = best_device()
+    cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
     if size == 1:
