@@ -157,9 +157,10 @@ for _name, _kernel in {"empty.memory_format": _empty, "empty_strided": _empty_st
 
 
 if __name__ == "__main__":
-    from mm15.cli import main
     from mm15.model import device
 
     device.gpu = lambda: DEVICE
+    from mm15.cli import main
+
     with Making():
         main()

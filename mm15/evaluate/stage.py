@@ -17,7 +17,7 @@ import torch
 from .. import recipe as recipes
 from ..errors import UserError
 from ..generate.loading import load
-from ..model.device import best_device
+from ..model.device import gpu
 from ..model.precision import faster_in_bf16
 from .examples import save_examples
 from .results import Comparison
@@ -80,9 +80,10 @@ def compare(
 ) -> Comparison:
     """Both evaluations of one model, on the GPU where there is one, under a progress bar."""
     started = time.perf_counter()
-    device = best_device()
-    bf16 = precision == "bf16" or (precision == "auto" and device.type != "cpu" and faster_in_bf16(device))
-    torch.nn.Module.to(model, device)
+    device = gpu()
+    bf16 = precision == "bf16" or (precision == "auto" and device is not None and faster_in_bf16(device))
+    if device is not None:
+        torch.nn.Module.to(model, device)
     with progress_bar() as bar:
         real, blank = (
             evaluate(model, processor, evaluation, blank=blank, progress=bar, bf16=bf16, tasks=tasks)
