@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,3 +116,14 @@ def test_the_command(mm15_command, tiny_run: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}: step 4 of stage continual\n"), done.stderr
     done = mm15_command("export", tiny_run, tmp_path / "out")
     assert (done.returncode, done.stderr) == (2, f"mm15: {tmp_path / 'out'} is not empty; export to a new folder\n")
+
+
+def test_a_model_that_does_not_fit_is_one_line(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's memory is too small: where, and how to do without it."""
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(UserError, match=r"does not fit on cpu; CUDA_VISIBLE_DEVICES= \(empty\)"):
+        load(tiny_run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..pretrained import find_model
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def load(
 
     The model is put on `device`, by default on the GPU where there is one. A folder is never looked up on a hub.
     Weights in bf16 become fp32 on a CPU that computes well in that alone. Raises UserError when there is no model or it
-    cannot be read.
+    cannot be read or does not fit.
     """
     import torch
 
@@ -38,5 +39,10 @@ def load(
     place = best_device() if device is None else torch.device(device)
     if model.dtype == torch.bfloat16 and place.type == "cpu" and not faster_in_bf16(place):
         torch.nn.Module.float(model)
-    torch.nn.Module.to(model, place)
+    try:
+        torch.nn.Module.to(model, place)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: does not fit on {place}; CUDA_VISIBLE_DEVICES= (empty) keeps it on the CPU"
+        ) from error
     return model.eval(), processor

@@ -126,7 +126,7 @@ class Saver:
             if self.world.is_main:
                 shutil.rmtree(path, ignore_errors=True)
             why = "another process could not" if cause is None else _line(cause)
-            mend = "make room" if isinstance(cause, OSError) else "mend that"
+            mend = "make room" if cause is None or isinstance(cause, OSError) else "mend that"
             raise UserError(
                 f"{path}: the checkpoint cannot be saved ({why}); {mend} and run again, the former checkpoint is whole"
             ) from error
