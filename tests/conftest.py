@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 
 HERE = Path(__file__).parent
 TINY = HERE / "tiny.yaml"
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Jobs that a shell starts in the background ignore Ctrl-C, and so would all that the tests start and interrupt."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
