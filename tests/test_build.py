@@ -110,6 +110,7 @@ def test_ray_gives_the_same_bytes(tars: Path, tmp_path: Path) -> None:
     import ray
 
     path = {"env_vars": {"PYTHONPATH": str(HARNESS.parent)}}  # the workers import the builder from there
+    former = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False, runtime_env=path)
     try:
         build(Squares(), tmp_path / "out", shard_samples=7, engine="ray")
@@ -120,6 +121,14 @@ def test_ray_gives_the_same_bytes(tars: Path, tmp_path: Path) -> None:
             list(in_order(Unknown(), [0], workers=1, engine="ray"))
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_a_ray_of_our_own_gives_sigterm_back() -> None:
+    """Ray's handler only asks a process to end; a pool that another library forks later could wait for ever."""
+    former = signal.getsignal(signal.SIGTERM)
+    assert list(in_order(abs, [-3], workers=1, engine="ray")) == [3]
+    assert signal.getsignal(signal.SIGTERM) is former
 
 
 def test_a_fault_of_ours_stops_and_names_the_item(tars: Path, tmp_path: Path) -> None:

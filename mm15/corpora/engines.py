@@ -221,7 +221,7 @@ def _ray(function: Callable[[Any], Any], items: Sequence[Any], start: int, worke
         import ray
     except ImportError:
         raise UserError("--engine ray needs Ray; pip install 'mm15[ray]'") from None
-    ours = not ray.is_initialized()
+    ours, former = not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     if ours:
         _start_ray(workers)
     waiting: deque[Any] = deque()
@@ -248,6 +248,8 @@ def _ray(function: Callable[[Any], Any], items: Sequence[Any], start: int, worke
             ray.cancel(task)
         if ours:
             ray.shutdown()
+            with contextlib.suppress(ValueError):  # not in the main thread, where Ray took nothing
+                signal.signal(signal.SIGTERM, former)  # which Ray keeps, and processes forked later would inherit
 
 
 def _start_ray(workers: int) -> None:
