@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,14 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def mm15_command() -> Command:
-    """Runs ``mm15 ...`` in a process of its own; keywords are those of subprocess.run."""
+    """Runs ``mm15 ...`` in a process of its own, or another `start` of it; keywords are those of subprocess.run."""
 
-    def command(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    def command(
+        *arguments: str | Path, start: Sequence[str] = ("-m", "mm15"), **options: object
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            [sys.executable, "-m", "mm15", *map(str, arguments)],
+            [sys.executable, *start, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=300,

@@ -27,7 +27,7 @@ IN_BF16 = ("linear", "matmul", "mm", "bmm", "addmm", "conv2d", "scaled_dot_produ
 
 
 class Stream:
-    """Work on this device is done when it returns; there is nothing to wait for."""
+    """Every call has ended when it returns; there is nothing to wait for."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -63,10 +63,6 @@ class Backend(_DummyBackendModule):  # type: ignore[misc]
         torch.set_rng_state(state)
 
 
-_setup_privateuseone_for_python_backend(NAME, Backend())
-DEVICE = torch.device(NAME, 0)
-
-
 class There(Tensor):
     """A tensor on the device; `here` holds its numbers."""
 
@@ -76,7 +72,7 @@ class There(Tensor):
     def __new__(cls, here: Tensor) -> There:
         with torch.inference_mode(here.is_inference()):  # views of a parameter are none
             made = Tensor._make_wrapper_subclass(
-                cls, here.size(), here.stride(), here.storage_offset(), dtype=here.dtype, device=DEVICE
+                cls, here.size(), here.stride(), here.storage_offset(), dtype=here.dtype, device=f"{NAME}:0"
             )
         made.here = here
         return made  # type: ignore[no-any-return]
@@ -114,7 +110,7 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
         given["device"] = "cpu"
     elif name == "aten::copy_":
         stays = isinstance(given["self"], There)
-    found = function(**tree_map_only(There, lambda x: x.here, given))
+    found = function(**_here(given))
     if torch.Tag.inplace_view in function.tags:  # the wrapper changes its shape too
         with no_dispatch():
             function(*args, **(kwargs or {}))
@@ -122,8 +118,9 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else There(x), found) if stays else found
 
 
-def _empty(size: Any, dtype: Any = None, **_: Any) -> Tensor:
-    return There(torch.empty(size, dtype=dtype))
+def _here(given: Any) -> Any:
+    """The same with the numbers in place of tensors on the device."""
+    return tree_map_only(There, lambda x: x.here, given)
 
 
 def _empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tensor:
@@ -131,7 +128,7 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tenso
 
 
 def _copy(target: Any, source: Any, _non_blocking: bool = False) -> Tensor:
-    (target.here if isinstance(target, There) else target).copy_(source.here if isinstance(source, There) else source)
+    _here(target).copy_(_here(source))
     return target  # type: ignore[no-any-return]
 
 
@@ -148,18 +145,23 @@ def _cast(operation: Any) -> Callable[..., Any]:
     return run
 
 
-_other, _aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-_other.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-for _name in IN_BF16:
-    _aten.impl(_name, _cast(getattr(torch.ops.aten, _name).default), "AutocastPrivateUse1")
-for _name, _kernel in {"empty.memory_format": _empty, "empty_strided": _empty_strided, "copy_": _copy}.items():
-    _aten.impl(_name, _kernel, "PrivateUse1")
+def register() -> list[torch.library.Library]:
+    """Tells torch of the device; it forgets again when what is returned is gone."""
+    _setup_privateuseone_for_python_backend(NAME, Backend())
+    others, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for name in IN_BF16:
+        aten.impl(name, _cast(getattr(torch.ops.aten, name).default), "AutocastPrivateUse1")
+    aten.impl("empty_strided", _empty_strided, "PrivateUse1")
+    aten.impl("copy_", _copy, "PrivateUse1")
+    return [others, aten]
 
 
 if __name__ == "__main__":
+    registered = register()
     from mm15.model import device
 
-    device.gpu = lambda: DEVICE
+    device.gpu = lambda: torch.device(NAME, 0)
     from mm15.cli import main
 
     with Making():
