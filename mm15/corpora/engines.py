@@ -248,8 +248,9 @@ def _ray(function: Callable[[Any], Any], items: Sequence[Any], start: int, worke
             ray.cancel(task)
         if ours:
             ray.shutdown()
-            with contextlib.suppress(ValueError):  # not in the main thread, where Ray took nothing
-                signal.signal(signal.SIGTERM, former)  # which Ray keeps, and processes forked later would inherit
+            if former is not None:  # None: not Python's
+                with contextlib.suppress(ValueError):  # not in the main thread, where Ray took nothing
+                    signal.signal(signal.SIGTERM, former)  # which Ray keeps, and processes forked later would inherit
 
 
 def _start_ray(workers: int) -> None:
