@@ -39,6 +39,30 @@ def test_extends_merges_key_by_key_and_diff_says_what_changed(tmp_path: Path) ->
     assert lines == ["name: pico -> base", "seed: 0 -> 3", f"stages.sft.steps: {steps} -> 11"]
 
 
+def test_what_is_null_is_left_out(tmp_path: Path) -> None:
+    """By a recipe that extends another, and on the command line: stages, groups, categories, sources, tasks."""
+    text = (
+        "extends: pico\nstages: {continual: null, sft: {mixture: {text: null, single: {categories: {math: null}}}}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        text + "evaluation: {groups: {in-context: null, knowledge: {math_picture: null}}}\n"
+    )
+    pico = recipe.load("pico")
+    mine = recipe.load(
+        tmp_path / "mine.yaml", ["stages.sft.mixture.single.categories.general.sources.scene_where=null"]
+    )
+    assert list(mine.stages) == ["pretrain", "sft"]
+    before, after = pico.stages["sft"].mixture, mine.stages["sft"].mixture
+    assert list(after) == ["single", "multi"]
+    assert set(before["single"].categories) - set(after["single"].categories) == {"math"}
+    general = [mixture["single"].categories["general"].sources for mixture in (before, after)]
+    left = general[0].keys() - general[1].keys()
+    assert left == {"scene_where"}
+    assert pico.evaluation.groups.keys() - mine.evaluation.groups.keys() == {"in-context"}
+    assert pico.evaluation.groups["knowledge"].keys() - mine.evaluation.groups["knowledge"].keys() == {"math_picture"}
+    assert mine.stages["pretrain"] == pico.stages["pretrain"]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -49,6 +73,9 @@ def test_extends_merges_key_by_key_and_diff_says_what_changed(tmp_path: Path) ->
         ("stages.sft.picture.tiel=3", ["tiel"]),
         ("picture.min_tiles=12", ["min_tiles=12", "max_tiles"]),
         ("seed", ["key.of.setting=value"]),
+        ("stages.stf=null", ["stages.stf", "did you mean 'sft'"]),
+        ("stages.sft.mixture.single.categories.maths=null", ["maths", "to leave out", "did you mean 'math'"]),
+        ("evaluation.groups.general.scene_where2=null", ["did you mean 'scene_where'"]),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_with_a_hint(override: str, words: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,7 @@ def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recip
 
 
 def validate(tree: dict[str, Any], where: str) -> Recipe:
-    """A recipe out of plain data; raises UserError with the first mistake.
-
-    Sources and stages that are null are not there: so a recipe leaves out what it extends.
-    """
-    for block in ("sources", "stages"):
-        if isinstance(tree.get(block), dict):
-            tree = {**tree, block: {name: value for name, value in tree[block].items() if value is not None}}
+    """A recipe out of plain data; raises UserError with the first mistake."""
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -101,14 +96,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tree
     beside = path.parent / f"{base}"
     parent = beside if beside.suffix in (".yaml", ".yml") else _find(base)
-    return _merge(_read(_find(parent), (*seen, path.resolve())), tree)
+    return _merge(_read(_find(parent), (*seen, path.resolve())), tree, str(path))
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: dict[str, Any], where: str, steps: tuple[str, ...] = ()) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
+        path = (*steps, str(key))
+        _check_null(base, value, path, where)
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value, where, path) if both else value
     return merged
 
 
@@ -116,14 +113,23 @@ def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"override {text!r}: write it as key.of.setting=value")
-    *path, last = key.split(".")
+    *path, last = steps = tuple(key.split("."))
     for step in path:
         tree[step] = dict(tree[step]) if isinstance(tree.get(step), dict) else {}
         tree = tree[step]
     try:
-        tree[last] = yaml.safe_load(value)
+        setting = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"override {text!r}: {value!r} is not a YAML value") from None
+    _check_null(tree, setting, steps, f"override {text!r}")
+    tree[last] = setting
+
+
+def _check_null(base: dict[str, Any], value: Any, steps: tuple[str, ...], where: str) -> None:
+    """UserError for a null that would leave out of `base` an entry, by its path, that is not there."""
+    if value is None and steps[-1] not in base and _holds_entries(steps[:-1]):
+        near = closest(steps[-1], [str(known) for known in base])
+        raise UserError(f"{where}: there is no {'.'.join(steps)} to leave out{near}")
 
 
 def _explain(error: ValidationError) -> str:
@@ -131,13 +137,19 @@ def _explain(error: ValidationError) -> str:
     steps = [str(step) for step in first["loc"]]
     where = ".".join(steps) or "recipe"
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{closest(steps[-1], _siblings(steps))}"
+        known = [key for node in _nodes(steps[:-1]) for key in node.get("properties", {})]
+        return f"unknown key {where!r}{closest(steps[-1], known)}"
     message = first["msg"].removeprefix("Value error, ")
     return message if first["type"] == "value_error" and not steps else f"{where}: {message}"
 
 
-def _siblings(steps: list[str]) -> list[str]:
-    """Known keys beside the key at `steps`, found by walking the schema."""
+def _holds_entries(steps: Sequence[str]) -> bool:
+    """Whether the block at `steps` holds entries by name (stages, groups, sources) and not settings."""
+    return any(isinstance(node.get("additionalProperties"), dict) for node in _nodes(steps))
+
+
+def _nodes(steps: Sequence[str]) -> list[dict[str, Any]]:
+    """What the schema says of the block at `steps`; several where it may be of several kinds."""
     whole = schema()
 
     def resolve(node: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,13 +159,13 @@ def _siblings(steps: list[str]) -> list[str]:
         return [leaf for option in options for leaf in resolve(option)] if options else [node]
 
     nodes = resolve(whole)
-    for step in steps[:-1]:
+    for step in steps:
         found = []
         for node in nodes:
             inner = node.get("properties", {}).get(step) or node.get("additionalProperties")
             found += resolve(inner) if isinstance(inner, dict) else []
         nodes = found or nodes
-    return [key for node in nodes for key in node.get("properties", {})]
+    return nodes
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

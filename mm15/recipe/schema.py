@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from .settings import Settings, closest
+from .settings import Named, Settings, closest
 from .sources import Source
 
 Part = Literal["vision", "connector", "decoder"]
@@ -102,7 +102,7 @@ class Category(Settings):
     """Sources that teach one thing. `alpha` is relative to the other categories of the group (paper section 3.2)."""
 
     alpha: float = 1.0
-    sources: dict[str, float]
+    sources: Named[float]
     """Source name -> weight inside the category."""
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """T: a source of n samples has its weight times n^(1/T), as in T5 (arXiv 1910.10683, section 3.5.2). 1: in
@@ -113,7 +113,7 @@ class Group(Settings):
     """Categories under one group weight w (paper: 0.8 single, 0.1 multi, 0.1 text)."""
 
     weight: float = 1.0
-    categories: dict[str, Category]
+    categories: Named[Category]
 
 
 class Batch(Settings):
@@ -178,10 +178,10 @@ class Stage(Settings):
     batch: Batch = Batch()
     picture: dict[str, Any] = {}
     """Overrides of the recipe's `picture` block for this stage."""
-    mixture: dict[str, Group]
+    mixture: Named[Group]
     unit: Literal["samples", "target_tokens"] = "samples"
     """What the mixture's weights are shares of: samples (as in the paper), or tokens that are trained on."""
-    epochs: dict[str, float] = {}
+    epochs: Named[float] = {}
     """Source -> most passes over it in this stage (1.5: one and a half). Then its share goes to the others of its
     category, else to the group's other categories, else to the other groups."""
     freeze: tuple[Part, ...] = ()
@@ -262,7 +262,7 @@ class Parallel(Settings):
 class Evaluation(Settings):
     """Tasks by group, each a world source of held-out seeds, with `limit` samples a task, after each stage."""
 
-    groups: dict[str, dict[str, Source]] = {}
+    groups: Named[Named[Source]] = {}
     limit: int = 200
     batch: int = 50
     max_new_tokens: int = 24
@@ -285,8 +285,8 @@ class Recipe(Settings):
     model: Model
     picture: Picture = Picture()
     coordinates: Contract = Contract()
-    sources: dict[str, Source] = {}
-    stages: dict[str, Stage]
+    sources: Named[Source] = {}
+    stages: Named[Stage]
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     parallel: Parallel = Parallel()
