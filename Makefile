@@ -11,7 +11,7 @@ OUT ?= runs/pico
 
 demo: install
 	$(BIN)/mm15 run pico --out $(OUT)
-	$(BIN)/mm15 chat $(OUT) examples/shapes.png -p "Where is the red circle?" --draw $(OUT)/answer.png
+	$(BIN)/mm15 chat $(OUT) examples/circle.png -p "Where is the red circle?" --draw $(OUT)/answer.png
 	@echo "open $(OUT)/report.html and $(OUT)/answer.png"
 
 test: check
