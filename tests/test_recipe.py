@@ -41,16 +41,14 @@ def test_extends_merges_key_by_key_and_diff_says_what_changed(tmp_path: Path) ->
 
 def test_what_is_null_is_left_out(tmp_path: Path) -> None:
     """By a recipe that extends another, and on the command line: stages, groups, categories, sources, tasks."""
-    text = (
-        "extends: pico\nstages: {continual: null, sft: {mixture: {text: null, single: {categories: {math: null}}}}}\n"
-    )
-    (tmp_path / "mine.yaml").write_text(
-        text + "evaluation: {groups: {in-context: null, knowledge: {math_picture: null}}}\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: pico\n"
+        "stages: {continual: null, sft: {mixture: {text: null, single: {categories: {math: null}}}}}\n"
+        "evaluation: {groups: {in-context: null, knowledge: {math_picture: null}}}\n"
     )
     pico = recipe.load("pico")
-    mine = recipe.load(
-        tmp_path / "mine.yaml", ["stages.sft.mixture.single.categories.general.sources.scene_where=null"]
-    )
+    mine = recipe.load(path, ["stages.sft.mixture.single.categories.general.sources.scene_where=null"])
     assert list(mine.stages) == ["pretrain", "sft"]
     before, after = pico.stages["sft"].mixture, mine.stages["sft"].mixture
     assert list(after) == ["single", "multi"]
@@ -61,6 +59,11 @@ def test_what_is_null_is_left_out(tmp_path: Path) -> None:
     assert pico.evaluation.groups.keys() - mine.evaluation.groups.keys() == {"in-context"}
     assert pico.evaluation.groups["knowledge"].keys() - mine.evaluation.groups["knowledge"].keys() == {"math_picture"}
     assert mine.stages["pretrain"] == pico.stages["pretrain"]
+    path.write_text("extends: pico\nstages: {pretrian: null}\n")
+    with pytest.raises(
+        UserError, match=r"mine.yaml: there is no stages.pretrian to leave out; did you mean 'pretrain'"
+    ):
+        recipe.load(path)
 
 
 @pytest.mark.parametrize(
