@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import pydoc
 import random
+import shutil
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -127,6 +131,21 @@ def test_logits_are_those_of_the_decoder(weights: Weights) -> None:
     assert far > 0.05 and near < 0.05 * far  # what is left: keys and values in halves, inputs in int16
 
 
+@pytest.mark.parametrize("length", [fast.LONG - 1, fast.LONG], ids=["read by the kernels", "read by the model"])
+def test_values_that_no_half_can_hold_count_as_the_largest(length: int) -> None:
+    model, ids = make(), tiny_model.text(length)
+    with torch.no_grad():
+        for layer in model.decoder.model.layers:
+            layer.self_attn.v_proj.weight.mul_(5e4)
+            layer.self_attn.o_proj.weight.mul_(1e-3)
+    decoder = FastDecoder(model, weights=Weights.INT8)
+    next(decoder.tokens(encoded(ids), most=2))
+    held = np.abs(decoder._values.view(np.float16)[:, :, :length])
+    assert held.max() == np.finfo(np.float16).max
+    following = decoder._run(decoder._embeddings[9:10].float().numpy(), length, wanted=1)
+    assert not np.isnan(following).any()
+
+
 def test_int8_moves_a_weight_by_half_a_step_of_its_block() -> None:
     weight = np.random.default_rng(0).normal(size=(5, 3 * BLOCK)).astype(np.float32)
     weight[1] = weight[2, 70:] = 0
@@ -239,6 +258,25 @@ def test_exp_is_exp() -> None:
     beyond = np.array([-1e30, -np.inf, 1e30], np.float32)
     all_of(beyond)
     assert (beyond[:2] < 1e-37).all() and 1e38 < beyond[2] < np.inf
+
+
+def test_what_was_compiled_from_other_sources_is_not_used(tmp_path: Path) -> None:
+    """A function of the kernels, after one that it uses, in another file, has changed: as an update of mm15 would."""
+    shutil.copytree(Path(mm15.__file__).parent, tmp_path / "mm15", ignore=shutil.ignore_patterns("__pycache__"))
+    ask = (
+        "import numpy, mm15.generate.fast.kernels as k; "
+        "x = numpy.arange(4.0, dtype='f4'); k._softmax(x, 0, 4); print(x[0])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
+
+    def first() -> float:
+        command = [sys.executable, "-c", ask]
+        return float(subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True).stdout)
+
+    assert first() == pytest.approx(1 / (1 + math.e + math.e**2 + math.e**3), rel=1e-5)
+    vectors = tmp_path / "mm15" / "generate" / "fast" / "vectors.py"
+    vectors.write_text(vectors.read_text() + "\n\n@compiled\ndef exp(x):\n    return np.float32(1)\n")
+    assert first() == 0.25
 
 
 @pytest.mark.parametrize("weights", Weights)

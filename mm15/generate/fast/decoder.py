@@ -29,7 +29,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...model.precision import faster_in_bf16
 from .job import make_job
-from .weights import PANEL, Weights, check_decoder, pack_head, pack_layers
+from .weights import LARGEST_HALF, PANEL, Weights, check_decoder, pack_head, pack_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -173,7 +173,9 @@ class FastDecoder:
     def _held(self, x: Tensor) -> np.ndarray:
         """As the cache holds numbers: fp32, or halves in uint16 beside small weights."""
         array = x.float().numpy()
-        return array if self.weights is Weights.FP32 else array.astype(np.float16).view(np.uint16)
+        if self.weights is Weights.FP32:
+            return array
+        return array.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16).view(np.uint16)
 
     # --------------------------------------------------------------------------------------------------------- steps
 

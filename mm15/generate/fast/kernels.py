@@ -18,23 +18,19 @@ panel, B blocks of columns, L layers, G key heads, E head width, C capacity of t
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from . import job as jobs
-from . import vectors, weights
 from .job import DONE, TICKET, Input, Job
 from .vectors import (
     GROUP,
-    OPTIONS,
     add_block,
     add_block_4,
     add_group_16,
     add_group_64,
+    compiled,
     exp,
     fetch_add,
     load,
@@ -45,17 +41,6 @@ from .vectors import (
 )
 from .weights import BLOCK, PANEL, Matrix
 
-
-def _outdate_compiled_code() -> None:
-    """numba keeps compiled code as long as the file of a function is as it was, and does not look at the files that the
-    function uses."""
-    files = [__file__, jobs.__file__, vectors.__file__, weights.__file__]
-    own, *others = (os.stat(file).st_mtime_ns for file in files)
-    if max(others) > own and os.access(__file__, os.W_OK):
-        os.utime(__file__)
-
-
-_outdate_compiled_code()
 _QKV, _HEADS, _OUT, _GATED, _DOWN, _LOGITS, _KINDS = 1, 2, 3, 4, 5, 6, 8
 """Kinds of items: panels of products, and heads of attention. A phase is a layer times `_KINDS` plus one of these; 0,
 which a job starts with, is none."""
@@ -79,7 +64,7 @@ def decode(job: Job, helpers: Sequence[Callable[..., Any]]) -> None:
             end()
 
 
-@njit(**OPTIONS)
+@compiled
 def _lead(job: Job) -> None:
     """All layers; keys and values go into the cache, logits into the job."""
     layers, shared, width = job.layers, job.shared, job.stream.shape[1]
@@ -115,7 +100,7 @@ def _lead(job: Job) -> None:
 # ------------------------------------------------------------------------------------------------------------ threads
 
 
-@njit(**OPTIONS)
+@compiled
 def _open(shared: np.ndarray, phase: int) -> int:
     """Begins a phase, when all items of the former are done; its first ticket that nobody has taken.
 
@@ -127,7 +112,7 @@ def _open(shared: np.ndarray, phase: int) -> int:
     return fetch_add(shared, TICKET)
 
 
-@njit(**OPTIONS)
+@compiled
 def _await(shared: np.ndarray, count: int) -> None:
     """Waits until so many items of this phase are done."""
     looks = 0
@@ -137,7 +122,7 @@ def _await(shared: np.ndarray, count: int) -> None:
             yield_thread()
 
 
-@njit(**OPTIONS)
+@compiled
 def _help_out(job: Job) -> None:
     """Takes items as long as there are phases, as `_lead` opens them.
 
@@ -165,7 +150,7 @@ def _help_out(job: Job) -> None:
             ticket = _later(shared, phase)
 
 
-@njit(**OPTIONS)
+@compiled
 def _later(shared: np.ndarray, phase: int) -> int:
     """The first ticket of a later phase, as soon as there is one."""
     looks = 0
@@ -176,13 +161,13 @@ def _later(shared: np.ndarray, phase: int) -> int:
     return fetch_add(shared, TICKET)
 
 
-@njit(**OPTIONS)
+@compiled
 def _is_for(ticket: int, phase: int, count: int) -> bool:
     """Whether a ticket is for an item of a phase that has so many."""
     return ticket >> 32 == phase and ticket & 0xFFFFFFFF < count
 
 
-@njit(**OPTIONS)
+@compiled
 def _done(shared: np.ndarray) -> int:
     """Tells that an item is done; the next ticket."""
     fetch_add(shared, DONE)
@@ -192,7 +177,7 @@ def _done(shared: np.ndarray) -> int:
 # ----------------------------------------------------------------------------------------------------------- products
 
 
-@njit(**OPTIONS)
+@compiled
 def _products(shared: np.ndarray, ticket: int, matrix: Matrix, i: int, x: Input, first: int, out_RN: np.ndarray) -> int:
     """Items of a phase: panels of the i-th matrix times each row of x from `first` on, plus the bias. Returns the first
     ticket that is for something else."""
@@ -206,7 +191,7 @@ def _products(shared: np.ndarray, ticket: int, matrix: Matrix, i: int, x: Input,
     return ticket
 
 
-@njit(**OPTIONS)
+@compiled
 def _gated(shared: np.ndarray, ticket: int, gate: Matrix, up: Matrix, i: int, x: Input, out_MN: np.ndarray) -> int:
     """The same of silu(gate x) * (up x), without the rows that only fill the last panel."""
     phase, count = ticket >> 32, gate.codes.shape[1]
@@ -224,7 +209,7 @@ def _gated(shared: np.ndarray, ticket: int, gate: Matrix, up: Matrix, i: int, x:
     return ticket
 
 
-@njit(**OPTIONS)
+@compiled
 def _multiply(matrix: Matrix, i: int, p: int, x: Input, first: int, out_RJ: np.ndarray) -> None:
     """out = panel p of the i-th matrix times each row of x from `first` on, plus the bias."""
     codes, scales, lows, bias = matrix
@@ -246,7 +231,7 @@ def _multiply(matrix: Matrix, i: int, p: int, x: Input, first: int, out_RJ: np.n
                 r += 1
 
 
-@njit(**OPTIONS)
+@compiled
 def _round(x: Input) -> None:
     """Rounds what is to be multiplied to int16, block by block."""
     for at in range(0, x.exact.size, BLOCK):
@@ -256,7 +241,7 @@ def _round(x: Input) -> None:
 # ---------------------------------------------------------------------------------------------------------- attention
 
 
-@njit(**OPTIONS)
+@compiled
 def _place(job: Job, i: int) -> None:
     """Norms of heads where there are any, rotary positions on queries and keys, keys and values into the cache."""
     layers, qkv_MN = job.layers, job.qkv
@@ -280,7 +265,7 @@ def _place(job: Job, i: int) -> None:
                 put(job.values, first + at * width + e, qkv_MN[m, (heads + groups + g) * width + e])
 
 
-@njit(**OPTIONS)
+@compiled
 def _heads(shared: np.ndarray, ticket: int, job: Job, i: int) -> int:
     """Items of a phase: heads of attention, M tokens over the cache."""
     phase, layers = ticket >> 32, job.layers
@@ -301,7 +286,7 @@ def _heads(shared: np.ndarray, ticket: int, job: Job, i: int) -> int:
     return ticket
 
 
-@njit(**OPTIONS)
+@compiled
 def _attend(
     query_E: np.ndarray,
     keys: np.ndarray,
@@ -334,7 +319,7 @@ def _attend(
                 add_group_16(values, row + e, width, probs_C, c, out_E, e)
 
 
-@njit(**OPTIONS)
+@compiled
 def _softmax(scores_C: np.ndarray, start: int, end: int) -> None:
     """Softmax in place over `start` to `end`."""
     scores = scores_C[start:end]
@@ -351,14 +336,14 @@ def _softmax(scores_C: np.ndarray, start: int, end: int) -> None:
 # -------------------------------------------------------------------------------------------------------------- norms
 
 
-@njit(**OPTIONS)
+@compiled
 def _norm(x_MD: np.ndarray, weight_D: np.ndarray, eps: float, out_MK: np.ndarray) -> None:
     """RMS norm of each row; what fills `out` up to whole blocks stays as it is."""
     for m in range(len(x_MD)):
         _norm_row(x_MD[m], weight_D, eps, out_MK[m])
 
 
-@njit(**OPTIONS)
+@compiled
 def _norm_row(x_D: np.ndarray, weight_D: np.ndarray, eps: float, out_K: np.ndarray) -> None:
     total = np.float32(0)
     for d in range(len(x_D)):

@@ -11,6 +11,8 @@ cost more than the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .weights import BLOCK, PANEL
+from .weights import BLOCK, LARGEST_HALF, PANEL
 
-OPTIONS: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "nnan"},
-}
-"""Of all compiled functions. Sums may be taken in any order; infinities stay what they are, no number is NaN."""
+_SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:16]
+"""Of all that compiled functions are made of."""
+_FASTMATH = {"reassoc", "contract", "nsz", "nnan"}
+"""Sums may be taken in any order; infinities stay what they are, no number is NaN."""
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """`function` as numba compiles it, kept on disk for these very sources.
+
+    numba compiles anew when a function's own file has changed, and does not look at the files whose functions it uses;
+    but it keeps code by name, so the name tells.
+    """
+    function.__qualname__ += f"_{_SOURCES}"
+    return njit(function, cache=True, nogil=True, error_model="numpy", fastmath=_FASTMATH)
+
 
 GROUP = 8
 """Rows that `add_group` adds at one time."""
@@ -215,11 +225,14 @@ def round_block(_typing: Any, exact: Any, rounded: Any, scales: Any, sums: Any, 
 
 @intrinsic
 def put(_typing: Any, array: Any, at: Any, value: Any) -> Any:
-    """Writes a number into an array of fp32 or halves, rounded."""
+    """Writes a number into an array of fp32 or halves, rounded; what no half can hold becomes the nearest one."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         number = given[2]
         if array.dtype == types.uint16:
+            for beyond, most in ((">", LARGEST_HALF), ("<", -LARGEST_HALF)):
+                limit = ir.Constant(_FLOAT, most)
+                number = builder.select(builder.fcmp_ordered(beyond, number, limit), limit, number)
             number = builder.bitcast(builder.fptrunc(number, ir.HalfType()), ir.IntType(16))
         builder.store(number, _start(context, builder, signature.args[0], given[0], given[1]))
         return context.get_dummy_value()
@@ -238,7 +251,7 @@ def _two_to_the(_typing: Any, exponent: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@njit(**OPTIONS)
+@compiled
 def exp(x: np.float32) -> np.float32:
     """e to the x in fp32, between e^-87 and e^88, in vectors where a loop calls it. Off by a millionth where |x| < 16,
     by five of them beyond."""

@@ -31,6 +31,8 @@ BLOCK = 32
 """Columns that share a scale."""
 PANEL = 64
 """Rows side by side: a cache line of int8, four registers of fp32."""
+LARGEST_HALF = 65504.0
+"""What the cache holds of a greater number: an infinity would make every later logit NaN."""
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")
